@@ -1,0 +1,396 @@
+"""The handler that every resource's handlers derive from: request id, session, typed bodies, errors, accounting.
+
+A handler declares what it needs in class attributes and implements `get`, `post`, …, which parse, authorise, call and
+`answer`. What it raises is answered: an ApiError with its code, anything else as internal_error with one traceback in
+the log.
+
+Every body is received through `receive`, after the session has been checked, so that nobody who is not logged in makes
+us keep bytes. The default collects up to `body_bytes_max` bytes for `body()`; a handler that streams overrides
+`receive` (and `begin`, for what can be refused before the first byte) and raises from it like from anywhere else;
+`end` runs last, whatever happened.
+
+Does not: decide who may do what in a namespace (coordinator.access), know routes (server.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import secrets
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+import msgspec
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPInputError
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler, stream_request_body
+
+from coordinator.api.errors import as_api_error, error_body, error_headers
+from coordinator.metadata import accounts
+from coordinator.metrics import BYTES_IN, BYTES_OUT, REQUEST_SECONDS, REQUESTS, REQUESTS_RUNNING
+from coordinator.protocol.errors import ApiError, BadRequest, NotAllowed, NotLoggedIn, TooLarge, UnsupportedMedia
+
+if TYPE_CHECKING:
+    from coordinator.metadata.accounts import Session
+    from coordinator.services import Services
+
+log = logging.getLogger("coordinator.api")
+
+JSON_BODY_BYTES_MAX: Final = 1024 * 1024
+# A refused body of at most this much is read and thrown away before the answer: closing a connection while its client
+# still sends makes the kernel reset it, and the client may never see why.
+DISCARD_BYTES_MAX: Final = 8 * 1024 * 1024
+TOKEN_CHARS_MAX: Final = 256
+CLIENT_GONE: Final = 499  # only in the log and the metrics: the client left before the answer
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
+
+_T = TypeVar("_T")
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+
+class Route:
+    """One route's name and metrics, the labels resolved once: looking one up costs more than counting."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._seconds = REQUEST_SECONDS.labels(name)
+        self._bytes_in = BYTES_IN.labels(name)
+        self._bytes_out = BYTES_OUT.labels(name)
+        self._requests: dict[tuple[str, int], Any] = {}
+
+    def count(self, method: str, status: int, seconds: float | None, bytes_in: int, bytes_out: int) -> None:
+        """Count one answered request; `seconds` None leaves it out of the latencies."""
+        counter = self._requests.get((method, status))
+        if counter is None:
+            known = method if method in RequestHandler.SUPPORTED_METHODS else "other"
+            counter = self._requests[method, status] = REQUESTS.labels(self.name, known, str(status))
+        counter.inc()
+        if seconds is not None:
+            self._seconds.observe(seconds)
+        if bytes_in:
+            self._bytes_in.inc(bytes_in)
+        if bytes_out:
+            self._bytes_out.inc(bytes_out)
+
+
+class Running:
+    """The requests being worked on by this worker. Owned by the event loop; drain waits until it is empty."""
+
+    def __init__(self) -> None:
+        self.handlers: set[ApiHandler] = set()
+        self.draining = False
+
+    def close_stalled(self, idle_s: float) -> None:
+        """Close the connections of requests whose body has brought no byte for `idle_s` seconds."""
+        now = time.monotonic()
+        for handler in self.handlers:
+            waits_for_body = handler.request._body_future is not None and not handler.request._body_future.done()
+            if waits_for_body and now - handler.received_at > idle_s:
+                handler.connection.close()
+
+
+@stream_request_body
+class ApiHandler(RequestHandler):
+    """One request. Everything belongs to the event loop."""
+
+    login_required: ClassVar[bool] = True
+    admin_required: ClassVar[bool] = False
+    body_bytes_max: ClassVar[int] = JSON_BODY_BYTES_MAX
+    access_log_level: ClassVar[int] = logging.INFO
+
+    services: Services
+    session: Session  # set before `begin` where login_required
+    request_id: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    def initialize(self, services: Services, route: Route, running: Running) -> None:
+        self.services = services
+        self.route = route
+        self._running = running
+        self._started = time.monotonic()
+        self._body: list[bytes] = []
+        self.received_at = self._started
+
+    # --- for subclasses: the request ---------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Called with the session, before the body: raise here what can be refused without reading it."""
+
+    async def receive(self, chunk: bytes) -> None:
+        """Take a part of the body. The client is not read from until this returns."""
+        self._body.append(chunk)
+
+    async def end(self) -> None:
+        """Called once at the end, whatever happened: release what `begin` and `receive` hold."""
+
+    def body(self, kind: type[_T]) -> _T:
+        """The JSON body as a `kind`. Raises BadRequest, UnsupportedMedia."""
+        media = self.request.headers.get("Content-Type", "application/json")
+        if media.partition(";")[0].strip().lower() != "application/json":
+            raise UnsupportedMedia(expected="application/json")
+        decoder = _decoders.get(kind)
+        if decoder is None:
+            decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+        try:
+            return decoder.decode(b"".join(self._body))  # type: ignore[no-any-return]  # the cache is keyed by kind
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(reason=_reason(error)) from error
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """The query argument `name`, exactly as sent. Raises BadRequest when absent without default, or not UTF-8."""
+        values = self.request.query_arguments.get(name)
+        if not values:
+            if default is None:
+                raise BadRequest(reason=f"the argument {name!r} is missing")
+            return default
+        if len(values) > 1:
+            raise BadRequest(reason=f"the argument {name!r} is given twice")
+        try:
+            return values[0].decode()
+        except UnicodeDecodeError:
+            raise BadRequest(reason=f"the argument {name!r} is not UTF-8") from None
+
+    def optional_text(self, name: str) -> str | None:
+        """Like `text`; None when absent."""
+        return self.text(name) if name in self.request.query_arguments else None
+
+    def integer(self, name: str, default: int | None = None, *, low: int = 0, high: int = (1 << 63) - 1) -> int:
+        """The query argument `name`, within low..high. Raises BadRequest."""
+        value = self.optional_integer(name, low=low, high=high)
+        if value is not None:
+            return value
+        if default is None:
+            raise BadRequest(reason=f"the argument {name!r} is missing")
+        return default
+
+    def optional_integer(self, name: str, *, low: int = 0, high: int = (1 << 63) - 1) -> int | None:
+        """Like `integer`; None when absent."""
+        text = self.optional_text(name)
+        if text is None:
+            return None
+        if not _INTEGER.fullmatch(text) or not low <= (value := int(text)) <= high:
+            raise BadRequest(reason=f"the argument {name!r} must be a number from {low} to {high}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """The query argument `name`: "true" or "false", absent is false. Raises BadRequest."""
+        text = self.text(name, "false")
+        if text not in ("true", "false"):
+            raise BadRequest(reason=f"the argument {name!r} must be true or false")
+        return text == "true"
+
+    @property
+    def client_address(self) -> str:
+        """The client's IP address; behind a proxy that the configuration trusts, what that proxy says."""
+        address = self.request.remote_ip or ""
+        trusted = self.services.config.trusted_proxies
+        if address not in trusted:
+            return address
+        hops = self.request.headers.get("X-Forwarded-For", "").split(",")
+        return next((hop.strip() for hop in reversed(hops) if hop.strip() and hop.strip() not in trusted), address)
+
+    @property
+    def connection(self) -> HTTP1Connection:
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        return connection
+
+    @property
+    def content_length(self) -> int | None:
+        """What the request says about its body's size; None where it says nothing (no body, or chunked)."""
+        text = self.request.headers.get("Content-Length")
+        if text is None or not (text.isascii() and text.isdigit()):
+            return None  # tornado refuses what is no number when it comes to the body
+        return int(text)
+
+    # --- for subclasses: the answer ----------------------------------------------------------------------------
+
+    def answer(self, value: object, status: int = 200) -> None:
+        """End the request with `value` (a msgspec struct) as JSON."""
+        self.set_status(status)
+        self._headers["Content-Type"] = "application/json"
+        self.finish(msgspec.json.encode(value))
+
+    def answer_nothing(self) -> None:
+        """End the request with 204."""
+        self.set_status(204)
+        self.finish()
+
+    # --- the course of a request -------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        try:
+            self._check_body_size()
+            if self.login_required:
+                self.session = await self._read_session()
+                if self.admin_required and not self.session.is_admin:
+                    raise NotAllowed
+            await self.begin()
+        except (ApiError, HTTPError) as error:
+            if not self._discard_body(error):
+                raise
+
+    def _check_body_size(self) -> None:
+        length = self.content_length
+        if length is not None and length > self.body_bytes_max:
+            raise TooLarge(limit=self.body_bytes_max)
+        self.connection.set_max_body_size(max(self.body_bytes_max, DISCARD_BYTES_MAX))
+
+    async def _read_session(self) -> Session:
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token or len(token) > TOKEN_CHARS_MAX:
+            raise NotLoggedIn
+        # No cache: a device that was signed out is out at its next request.
+        session = await self.services.db.run(accounts.get_session, hashlib.sha256(token.encode()).digest())
+        if session is None:
+            raise NotLoggedIn
+        return session
+
+    async def data_received(self, chunk: bytes) -> None:
+        self.received_at = time.monotonic()
+        self.bytes_in += len(chunk)
+        try:
+            if self.bytes_in > self.body_bytes_max:
+                raise TooLarge(limit=self.body_bytes_max)
+            await self.receive(chunk)
+        except Exception as error:  # noqa: BLE001 -- answered here or, when discarded, by tornado; both log it
+            if not self._discard_body(error):
+                self.log_exception(*sys.exc_info())
+                self.send_error(exc_info=sys.exc_info())
+
+    def _discard_body(self, error: Exception) -> bool:
+        """Let the rest of the body go by and answer `error` then; False when that is too much or nothing is left."""
+        length = self.content_length
+        left = 0 if length is None else length - self.bytes_in  # None is chunked, of unknown size, or no body
+        invited = self.request.headers.get("Expect", "").lower() != "100-continue" or self.bytes_in > 0
+        if not invited or not 0 < left <= DISCARD_BYTES_MAX:
+            return False
+
+        def discard(_chunk: bytes) -> None:
+            self.received_at = time.monotonic()
+
+        def refuse(*_args: str) -> None:
+            raise error
+
+        # Instance attributes stand before the class's methods: tornado goes on as if nothing had happened.
+        self.data_received = discard  # type: ignore[method-assign, assignment]
+        setattr(self, (self.request.method or "get").lower(), refuse)
+        return True
+
+    async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
+        # Wrapped instead of on_finish, which does not run when the client leaves or a handler keeps the connection:
+        # drain must know of every handler that still works.
+        self._running.handlers.add(self)
+        REQUESTS_RUNNING.inc()
+        try:
+            await super()._execute(transforms, *args, **kwargs)
+        finally:
+            self._running.handlers.discard(self)
+            REQUESTS_RUNNING.dec()
+            self._account()
+            await self.end()
+
+    def _account(self) -> None:
+        """Count and log the request; called once, at its end."""
+        seconds = time.monotonic() - self._started
+        method = self.request.method or ""
+        status = self._status_code if self._finished else CLIENT_GONE
+        self.route.count(method, status, seconds, self.bytes_in, self.bytes_out)
+        if log.isEnabledFor(self.access_log_level):
+            session: Session | None = getattr(self, "session", None)
+            fields = {
+                "request": self.request_id,
+                "method": method[:16],
+                "route": self.route.name,
+                "status": status,
+                "took_ms": round(seconds * 1000, 2),
+                "bytes_in": self.bytes_in,
+                "bytes_out": self.bytes_out,
+                "user": session.user_id if session else None,
+            }
+            log.log(self.access_log_level, "request.done", extra=fields)
+
+    def set_default_headers(self) -> None:
+        if not self.request_id:
+            offered = self.request.headers.get("X-Request-ID", "")
+            self.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+        headers = self._headers
+        headers["Server"] = "holdfast"
+        headers["X-Request-ID"] = self.request_id
+        headers["Cache-Control"] = "no-store"
+        headers["X-Content-Type-Options"] = "nosniff"
+
+    def write(self, chunk: str | bytes | dict[str, Any]) -> None:
+        assert isinstance(chunk, bytes)
+        self.bytes_out += len(chunk)
+        super().write(chunk)
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
+        if self._running.draining:
+            self._headers["Connection"] = "close"
+        return super().finish(chunk)
+
+    def compute_etag(self) -> str | None:
+        return None  # what has an ETag sets its own
+
+    # --- failures ----------------------------------------------------------------------------------------------
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if isinstance(value, ApiError | HTTPError | HTTPInputError | StreamClosedError):
+            return  # decisions and departures are in the request's own line
+        log.error(
+            "request.failed",
+            exc_info=(typ, value, tb) if typ and value else None,
+            extra={"request": self.request_id, "route": self.route.name},
+        )
+
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        cause = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if self._headers_written or isinstance(cause, StreamClosedError):
+            # Half an answer cannot become an error. Cut it, so that nobody takes it for the whole.
+            self.connection.close()
+            return
+        error = as_api_error(cause, method=self.request.method or "")
+        self.clear()
+        self.set_status(error.status, "Checksum Mismatch" if error.status == 460 else None)
+        self._headers["Content-Type"] = "application/json"
+        for name, value in error_headers(error).items():
+            self._headers[name] = value
+        if error.status == 405:
+            self._headers["Allow"] = ", ".join(self._allowed_methods())
+        self.add_error_headers(error)
+        self.finish(None if self.request.method == "HEAD" else error_body(error, self.request_id))
+
+    def add_error_headers(self, error: ApiError) -> None:
+        """For protocols that want headers of their own on errors too (tus)."""
+
+    def _allowed_methods(self) -> list[str]:
+        unimplemented = RequestHandler._unimplemented_method
+        return [name for name in self.SUPPORTED_METHODS if getattr(type(self), name.lower()) is not unimplemented]
+
+
+class UnknownAddress(ApiHandler):
+    """Everything that is not in the routes table."""
+
+    login_required = False
+
+    async def begin(self) -> None:
+        raise HTTPError(404)
+
+
+def _reason(error: Exception) -> str:
+    """A decoder's complaint as the end of a sentence, without its full stop."""
+    text = str(error).replace("`", "'").rstrip(".")
+    return text[:1].lower() + text[1:] if text else "the body is not JSON"

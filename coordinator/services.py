@@ -1,0 +1,26 @@
+"""What a worker's request handlers and jobs work with; made once by daemon.py and passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.blocks.cpu import CpuPool
+    from coordinator.blocks.store import BlockStore
+    from coordinator.config import CoordinatorConfig
+    from coordinator.metadata.db import Door
+    from coordinator.notify.hub import Hub
+    from node.base.clock import Clock
+
+
+@dataclass(frozen=True)
+class Services:
+    """`db` reaches PostgreSQL, `store` the nodes, `hub` everyone who waits for changes, `cpu` the thread pool."""
+
+    config: CoordinatorConfig
+    db: Door
+    store: BlockStore
+    hub: Hub
+    cpu: CpuPool
+    clock: Clock
