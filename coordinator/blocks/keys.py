@@ -14,6 +14,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
+from coordinator.metadata.values import AccountId
+
 KEY_BYTES: Final = 32
 _ACCOUNTS_CACHED_MAX: Final = 4096
 
@@ -56,12 +58,12 @@ class RootKey:
 class AccountKeys:
     """Opened account keys, kept for the accounts used last. `fetch` reads an account's wrapped key."""
 
-    def __init__(self, root: RootKey, fetch: Callable[[int], Awaitable[bytes]]) -> None:
+    def __init__(self, root: RootKey, fetch: Callable[[AccountId], Awaitable[bytes]]) -> None:
         self._root = root
         self._fetch = fetch
-        self._opened: OrderedDict[int, bytes] = OrderedDict()
+        self._opened: OrderedDict[AccountId, bytes] = OrderedDict()
 
-    async def get(self, account_id: int) -> bytes:
+    async def get(self, account_id: AccountId) -> bytes:
         key = self._opened.get(account_id)
         if key is None:
             key = self._root.open_account_key(await self._fetch(account_id))

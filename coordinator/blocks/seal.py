@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
+from coordinator.metadata.values import AccountId, BlockRow
 from coordinator.protocol.errors import BlockDamaged
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 
@@ -50,7 +51,7 @@ class SealedBlock:
     """A block ready to be coded into shards: `buffer` holds `sealed_size` bytes, then zeros up to a multiple of k."""
 
     block_id: bytes
-    account_id: int
+    account_id: AccountId
     hash: bytes
     plain_size: int
     codec: Codec
@@ -76,7 +77,7 @@ _zstd = _Zstd()
 
 
 def seal_block(  # noqa: PLR0917 - the facts of one block, each named by its caller
-    plain: Buffer, digest: bytes, block_id: bytes, account_id: int, account_key: bytes, padded_to: int
+    plain: Buffer, digest: bytes, block_id: bytes, account_id: AccountId, account_key: bytes, padded_to: int
 ) -> SealedBlock:
     """Compress and encrypt one block of at most BLOCK_BYTES under a fresh key.
 
@@ -112,21 +113,7 @@ def verify_seal(sealed: SealedBlock, plain: bytes | bytearray, account_key: byte
         raise BlockDamaged(block=sealed.block_id.hex(), cause="the sealed block does not open to what went in")
 
 
-@dataclass(frozen=True, slots=True)
-class BlockFacts:
-    """What must be known of a block to open it; the block row and every shard's header carry it."""
-
-    block_id: bytes
-    account_id: int
-    hash: bytes
-    plain_size: int
-    codec: int
-    sealed_size: int
-    sealed_digest: bytes
-    wrapped_key: bytes
-
-
-def open_block(sealed: Buffer, facts: BlockFacts, account_key: bytes) -> bytes:
+def open_block(sealed: Buffer, facts: BlockRow, account_key: bytes) -> bytes:
     """The verified plaintext: sizes, GCM tag and SHA-256 are right, or BlockDamaged is raised."""
     plain = _open(memoryview(sealed)[: facts.sealed_size], facts, account_key)
     if hash_block(plain) != facts.hash:
@@ -134,7 +121,7 @@ def open_block(sealed: Buffer, facts: BlockFacts, account_key: bytes) -> bytes:
     return plain
 
 
-def digest_matches(sealed: Buffer, facts: BlockFacts) -> bool:
+def digest_matches(sealed: Buffer, facts: BlockRow) -> bool:
     """Whether a sealed block put together from shards is the one that was written (XXH3-128, not cryptographic)."""
     return bool(xxhash.xxh3_128_digest(memoryview(sealed)[: facts.sealed_size]) == facts.sealed_digest)
 
@@ -160,7 +147,7 @@ def _compresses(plain: Buffer) -> bool:
     return packed < _WORTHWHILE_RATIO * len(starts) * _SAMPLE_BYTES
 
 
-def _open(sealed: memoryview, facts: BlockFacts | SealedBlock, account_key: bytes) -> bytes:
+def _open(sealed: memoryview, facts: BlockRow | SealedBlock, account_key: bytes) -> bytes:
     if sealed.nbytes != facts.sealed_size or facts.sealed_size < TAG_BYTES:
         raise BlockDamaged(block=facts.block_id.hex(), cause="the sealed block has the wrong size")
     aad = _aad(facts.block_id, facts.account_id, facts.plain_size, facts.codec)
