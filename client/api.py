@@ -1,0 +1,238 @@
+"""The HTTP API from this side: one typed method for each call that the client makes.
+
+Guarantees: an answer is decoded into the type that the protocol publishes, or the call raises a ClientError. Calls that
+carry no hash or request key and whose first attempt may have been carried out unseen (move, copy, delete, new folder)
+are judged by what is there now, so that a broken connection in the middle is never told as an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from client.connection import Connection, quote_query
+from client.errors import BadAnswer, Refused
+from coordinator.protocol import types
+
+if TYPE_CHECKING:
+    from client.connection import Answer
+
+T = TypeVar("T")
+
+_ROOT: Final = "/api/v1"
+_JSON: Final = {"Content-Type": "application/json"}
+_BYTES: Final = {"Content-Type": "application/octet-stream"}
+JOB_TIMEOUT_S: Final = 6 * 3600.0  # a full verify reads everything that is stored
+
+
+def refused_entry(error: Mapping[str, object]) -> Refused:
+    """The error of one entry of a batch as an exception."""
+    status = 409 if error.get("code") in ("version_conflict", "blocks_missing") else 0
+    return Refused(status, error)
+
+
+class Api:
+    """Calls to one service as one device. Safe for any number of threads."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.url = connection.url
+
+    # --- auth and devices ---------------------------------------------------------------------------------------
+
+    def login(self, email: str, password: str, device_name: str) -> types.LoginAnswer:
+        body = types.LoginBody(email=email, password=password, device_name=device_name)
+        return self._post("/auth/login", body, types.LoginAnswer)
+
+    def logout(self) -> None:
+        self._connection.call("POST", _ROOT + "/auth/logout")
+
+    def whoami(self) -> types.Account:
+        return self._get("/auth/whoami", {}, types.Account)
+
+    def devices(self) -> list[types.Device]:
+        return self._get("/devices", {}, types.DeviceList).devices
+
+    def revoke_device(self, device_id: int) -> None:
+        answer = self._connection.call("DELETE", f"{_ROOT}/devices/{device_id}", accept=(404,))
+        if not answer.repeated:
+            answer.check()
+
+    # --- files --------------------------------------------------------------------------------------------------
+
+    def metadata(self, path: str) -> types.Metadata:
+        return self._get("/files/metadata", {"path": path}, types.Metadata)
+
+    def find(self, path: str) -> types.Metadata | None:
+        """The metadata at `path`; None where nothing is, also when a part of the path is missing or a file."""
+        try:
+            return self.metadata(path)
+        except Refused as refusal:
+            if refusal.code in ("not_found", "not_a_folder"):
+                return None
+            raise
+
+    def list_folder(self, path: str, *, recursive: bool = False) -> Iterator[types.Metadata]:
+        """Everything in the folder, parents before children, fetched page by page."""
+        page: str | None = None
+        while True:
+            query = {
+                "path": path,
+                "limit": types.PAGE_ENTRIES_MAX,
+                "page": page,
+                "recursive": (recursive and "true") or None,
+            }
+            answer = self._get("/files/list_folder", query, types.FolderPage)
+            yield from answer.entries
+            if answer.next_page is None:
+                return
+            page = answer.next_page
+
+    def create_folder(self, path: str, *, parents: bool = False) -> types.Metadata:
+        body = types.CreateFolderBody(path=path, parents=parents)
+        answer = self._call_post("/files/create_folder", body, accept=(409,))
+        if answer.status == 409 and answer.repeated:
+            there = self.find(path)
+            if there is not None and there.kind is types.Kind.FOLDER:
+                return there
+        return self._decode(answer.check(), types.Metadata)
+
+    def move(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
+        body = types.MoveBody(from_path=source.path, to_path=target, replace=replace)
+        answer = self._call_post("/files/move", body, accept=(404, 409))
+        if answer.status != 200 and answer.repeated:
+            there = self.find(target)
+            if there is not None and there.id == source.id:
+                return there
+        return self._decode(answer.check(), types.Metadata)
+
+    def copy(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
+        body = types.CopyBody(from_path=source.path, to_path=target, replace=replace)
+        answer = self._call_post("/files/copy", body, accept=(409,))
+        if answer.status == 409 and answer.repeated:
+            there = self.find(target)
+            if there is not None and (there.kind, there.content_hash) == (source.kind, source.content_hash):
+                return there
+        return self._decode(answer.check(), types.Metadata)
+
+    def delete(self, path: str) -> int:
+        """How many files and folders went to the trash; 0 when an earlier attempt of this call did it."""
+        answer = self._call_post("/files/delete", types.DeleteBody(path=path), accept=(404,))
+        if answer.status == 404 and answer.repeated:
+            return 0
+        return self._decode(answer.check(), types.Deleted).deleted
+
+    def versions(self, path: str, limit: int) -> list[types.VersionRow]:
+        return self._get("/files/list_revisions", {"path": path, "limit": limit}, types.VersionList).versions
+
+    def restore(self, path: str, version: int | None) -> types.Metadata:
+        return self._post("/files/restore", types.RestoreBody(path=path, version=version), types.Metadata)
+
+    def trash(self) -> Iterator[types.TrashRow]:
+        page: str | None = None
+        while True:
+            answer = self._get("/files/trash", {"limit": types.PAGE_ENTRIES_MAX, "page": page}, types.TrashList)
+            yield from answer.entries
+            if answer.next_page is None:
+                return
+            page = answer.next_page
+
+    def blocks(self, path: str, version: int | None) -> types.BlockList:
+        return self._get("/files/blocks", {"path": path, "version": version}, types.BlockList)
+
+    def download(self, path: str, version: int | None) -> bytes:
+        """A whole file that fits into memory."""
+        return self._connection.call("GET", self._download_path(path, version)).body
+
+    def stream(
+        self, path: str, version: int | None, byte_range: str
+    ) -> AbstractContextManager[tuple[int, Mapping[str, str], Iterator[bytes]]]:
+        """A range of a file in pieces; raises ConnectionError where it breaks off (Connection.stream)."""
+        return self._connection.stream(self._download_path(path, version), headers={"Range": byte_range})
+
+    @staticmethod
+    def _download_path(path: str, version: int | None) -> str:
+        return f"{_ROOT}/files/download{quote_query({'path': path, 'version': version})}"
+
+    # --- blocks and commits -------------------------------------------------------------------------------------
+
+    def missing(self, path: str, hashes: Sequence[str]) -> set[str]:
+        """Which of `hashes` (at most HASHES_MAX) must be sent before a file at `path` can have them."""
+        return set(
+            self._post(
+                "/blocks/missing", types.MissingBody(path=path, hashes=list(hashes)), types.MissingAnswer
+            ).missing
+        )
+
+    def put_block(self, path: str, block: str, plain: bytes | memoryview) -> None:
+        url = f"{_ROOT}/blocks/{block}{quote_query({'path': path})}"
+        self._connection.call("PUT", url, body=plain, headers=_BYTES)
+
+    def get_block(self, path: str, block: str) -> bytes:
+        """The service's bytes for `block`; the caller compares them with the hash."""
+        return self._connection.call("GET", f"{_ROOT}/blocks/{block}{quote_query({'path': path})}").body
+
+    def put_batch(self, path: str, blocks: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send small blocks as (SHA-256, plaintext) in one call; at most BATCH_BLOCKS_MAX and BATCH_BYTES_MAX."""
+        body = b"".join(part for digest, plain in blocks for part in (digest, len(plain).to_bytes(4, "big"), plain))
+        self._connection.call("POST", f"{_ROOT}/blocks/batch{quote_query({'path': path})}", body=body, headers=_BYTES)
+
+    def announce(self, entries: list[types.CommitEntry]) -> list[types.AnnounceResult]:
+        results = self._post("/files/announce", types.AnnounceBody(entries=entries), types.AnnounceAnswer).results
+        return self._one_each(results, entries)
+
+    def commit(self, entries: list[types.CommitEntry], request_key: str) -> list[types.CommitResult]:
+        body = types.CommitBody(entries=entries, request_key=request_key)
+        return self._one_each(self._post("/files/commit", body, types.CommitAnswer).results, entries)
+
+    # --- notifications ------------------------------------------------------------------------------------------
+
+    def notifications(self, after: int, limit: int) -> types.NotificationList:
+        return self._get("/notifications", {"after": after, "limit": limit}, types.NotificationList)
+
+    def mark_read(self, up_to: int) -> None:
+        self._call_post("/notifications/read", types.ReadBody(up_to=up_to))
+
+    # --- administration -----------------------------------------------------------------------------------------
+
+    def admin_status(self) -> types.AdminStatus:
+        return self._get("/admin/status", {}, types.AdminStatus)
+
+    def add_user(self, body: types.AddUserBody) -> types.User:
+        return self._post("/admin/users", body, types.User)
+
+    def users(self) -> list[types.User]:
+        return self._get("/admin/users", {}, types.UserList).users
+
+    def disable_user(self, email: str) -> types.User:
+        return self._post("/admin/users/disable", types.DisableUserBody(email=email), types.User)
+
+    def run_job(self, name: str) -> types.JobReport:
+        answer = self._connection.call("POST", f"{_ROOT}/admin/jobs/{name}", read_timeout_s=JOB_TIMEOUT_S)
+        return self._decode(answer, types.JobReport)
+
+    # --- plumbing -----------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, query: Mapping[str, str | int | None], kind: type[T]) -> T:
+        return self._decode(self._connection.call("GET", _ROOT + path + quote_query(query)), kind)
+
+    def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
+        return self._decode(self._call_post(path, body), kind)
+
+    def _call_post(self, path: str, body: msgspec.Struct, accept: tuple[int, ...] = ()) -> Answer:
+        encoded = msgspec.json.encode(body)
+        return self._connection.call("POST", _ROOT + path, body=encoded, headers=_JSON, accept=accept)
+
+    def _decode(self, answer: Answer, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(answer.body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise BadAnswer(url=self.url, reason=str(error)) from error
+
+    def _one_each(self, results: list[T], entries: Sequence[object]) -> list[T]:
+        if len(results) != len(entries):
+            raise BadAnswer(url=self.url, reason="it named fewer or more results than entries")
+        return results
