@@ -40,7 +40,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     database_threads: Annotated[int, Meta(ge=1, le=64)] = 4  # each holds one connection
     cpu_threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: as many as there are cores
     cpu_queue_max: Count = 1024
-    blocks_in_flight_bytes_max: Bytes = 96 * 1024 * 1024  # plaintext blocks in memory, over all requests
+    blocks_in_flight_bytes_max: Bytes = 48 * 1024 * 1024  # blocks on their way in, and as much again on their way out
 
     # Long polls.
     longpolls_max: Count = 20_000

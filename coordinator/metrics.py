@@ -85,6 +85,15 @@ BLOCKS: Final = Gauge(
     ("margin",),
     registry=REGISTRY,
 )
+BLOCK_BYTES: Final = Counter(
+    "holdfast_block_bytes_total", "Plaintext bytes of blocks written or read", ("direction",), registry=REGISTRY
+)
+BLOCK_BUDGET_WAITING: Final = Gauge(
+    "holdfast_block_budget_waiting", "Blocks waiting for room in memory", ("budget",), registry=REGISTRY
+)
+SHARDS_BAD: Final = Counter(
+    "holdfast_shards_bad_total", "Shards that reads found missing or damaged", registry=REGISTRY
+)
 REPAIRS_QUEUED: Final = Gauge("holdfast_repairs_queued", "Shards waiting to be rebuilt", registry=REGISTRY)
 NODES: Final = Gauge("holdfast_nodes", "Storage nodes by state (counted every minute)", ("state",), registry=REGISTRY)
 

@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from coordinator.config import CoordinatorConfig
     from coordinator.metadata.db import Door
     from coordinator.notify.hub import Hub
+    from coordinator.passwords import GuessLimit
     from node.base.clock import Clock
+
+
+@dataclass(frozen=True)
+class LoginGuesses:
+    """Failed logins of this worker: each worker counts its own."""
+
+    by_account: GuessLimit
+    by_address: GuessLimit
 
 
 @dataclass(frozen=True)
@@ -24,3 +33,4 @@ class Services:
     hub: Hub
     cpu: CpuPool
     clock: Clock
+    guesses: LoginGuesses

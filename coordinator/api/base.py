@@ -14,28 +14,39 @@ Does not: decide who may do what in a namespace (coordinator.access), know route
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPInputError
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
+from coordinator.api.routes import Finished, Route
 from coordinator.metadata import accounts
-from coordinator.metrics import BYTES_IN, BYTES_OUT, REQUEST_SECONDS, REQUESTS, REQUESTS_RUNNING
-from coordinator.protocol.errors import ApiError, BadRequest, NotAllowed, NotLoggedIn, TooLarge, UnsupportedMedia
+from coordinator.metrics import REQUESTS_RUNNING
+from coordinator.protocol.errors import (
+    ApiError,
+    BadRequest,
+    NotAllowed,
+    NotFound,
+    NotLoggedIn,
+    TooLarge,
+    UnsupportedMedia,
+)
 
 if TYPE_CHECKING:
-    from coordinator.metadata.accounts import Session
+    from coordinator.metadata.values import Session
     from coordinator.services import Services
 
 log = logging.getLogger("coordinator.api")
@@ -54,42 +65,39 @@ _T = TypeVar("_T")
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 
 
-class Route:
-    """One route's name and metrics, the labels resolved once: looking one up costs more than counting."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._seconds = REQUEST_SECONDS.labels(name)
-        self._bytes_in = BYTES_IN.labels(name)
-        self._bytes_out = BYTES_OUT.labels(name)
-        self._requests: dict[tuple[str, int], Any] = {}
-
-    def count(self, method: str, status: int, seconds: float | None, bytes_in: int, bytes_out: int) -> None:
-        """Count one answered request; `seconds` None leaves it out of the latencies."""
-        counter = self._requests.get((method, status))
-        if counter is None:
-            known = method if method in RequestHandler.SUPPORTED_METHODS else "other"
-            counter = self._requests[method, status] = REQUESTS.labels(self.name, known, str(status))
-        counter.inc()
-        if seconds is not None:
-            self._seconds.observe(seconds)
-        if bytes_in:
-            self._bytes_in.inc(bytes_in)
-        if bytes_out:
-            self._bytes_out.inc(bytes_out)
-
-
 class Running:
-    """The requests being worked on by this worker. Owned by the event loop; drain waits until it is empty."""
+    """The requests being worked on by this worker. Owned by the event loop."""
 
-    def __init__(self) -> None:
-        self.handlers: set[ApiHandler] = set()
+    def __init__(self, resume: Callable[[IOStream, object], None]) -> None:
+        """`resume(stream, address)` serves a connection on that a handler had detached."""
+        self.resume = resume
         self.draining = False
+        self._handlers: set[ApiHandler] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def enter(self, handler: ApiHandler) -> None:
+        self._handlers.add(handler)
+        self._idle.clear()
+        REQUESTS_RUNNING.inc()
+
+    def leave(self, handler: ApiHandler) -> None:
+        self._handlers.discard(handler)
+        REQUESTS_RUNNING.dec()
+        if not self._handlers:
+            self._idle.set()
+
+    async def wait_until_idle(self) -> None:
+        """Return when no request is being worked on."""
+        await self._idle.wait()
 
     def close_stalled(self, idle_s: float) -> None:
         """Close the connections of requests whose body has brought no byte for `idle_s` seconds."""
         now = time.monotonic()
-        for handler in self.handlers:
+        for handler in self._handlers:
             waits_for_body = handler.request._body_future is not None and not handler.request._body_future.done()
             if waits_for_body and now - handler.received_at > idle_s:
                 handler.connection.close()
@@ -102,18 +110,18 @@ class ApiHandler(RequestHandler):
     login_required: ClassVar[bool] = True
     admin_required: ClassVar[bool] = False
     body_bytes_max: ClassVar[int] = JSON_BODY_BYTES_MAX
-    access_log_level: ClassVar[int] = logging.INFO
 
     services: Services
     session: Session  # set before `begin` where login_required
     request_id: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
+    _detached: bool = False
 
     def initialize(self, services: Services, route: Route, running: Running) -> None:
         self.services = services
         self.route = route
-        self._running = running
+        self.running = running
         self._started = time.monotonic()
         self._body: list[bytes] = []
         self.received_at = self._started
@@ -229,7 +237,7 @@ class ApiHandler(RequestHandler):
         try:
             self._check_body_size()
             if self.login_required:
-                self.session = await self._read_session()
+                self.session = await self.read_session()
                 if self.admin_required and not self.session.is_admin:
                     raise NotAllowed
             await self.begin()
@@ -243,14 +251,16 @@ class ApiHandler(RequestHandler):
             raise TooLarge(limit=self.body_bytes_max)
         self.connection.set_max_body_size(max(self.body_bytes_max, DISCARD_BYTES_MAX))
 
-    async def _read_session(self) -> Session:
+    async def read_session(self) -> Session:
+        """The session of the token that the request carries. Raises NotLoggedIn."""
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token or len(token) > TOKEN_CHARS_MAX:
             raise NotLoggedIn
         # No cache: a device that was signed out is out at its next request.
-        session = await self.services.db.run(accounts.get_session, hashlib.sha256(token.encode()).digest())
+        session: Session | None = await self.services.db.run(accounts.get_session, hash_token(token))
         if session is None:
             raise NotLoggedIn
+        self.services.hub.seen(session.device_id)
         return session
 
     async def data_received(self, chunk: bytes) -> None:
@@ -287,35 +297,36 @@ class ApiHandler(RequestHandler):
     async def _execute(self, transforms: list[Any], *args: bytes, **kwargs: bytes) -> None:
         # Wrapped instead of on_finish, which does not run when the client leaves or a handler keeps the connection:
         # drain must know of every handler that still works.
-        self._running.handlers.add(self)
-        REQUESTS_RUNNING.inc()
+        self.running.enter(self)
         try:
             await super()._execute(transforms, *args, **kwargs)
         finally:
-            self._running.handlers.discard(self)
-            REQUESTS_RUNNING.dec()
             self._account()
-            await self.end()
+            try:
+                await self.end()
+            finally:
+                self.running.leave(self)
 
     def _account(self) -> None:
-        """Count and log the request; called once, at its end."""
-        seconds = time.monotonic() - self._started
-        method = self.request.method or ""
-        status = self._status_code if self._finished else CLIENT_GONE
-        self.route.count(method, status, seconds, self.bytes_in, self.bytes_out)
-        if log.isEnabledFor(self.access_log_level):
-            session: Session | None = getattr(self, "session", None)
-            fields = {
-                "request": self.request_id,
-                "method": method[:16],
-                "route": self.route.name,
-                "status": status,
-                "took_ms": round(seconds * 1000, 2),
-                "bytes_in": self.bytes_in,
-                "bytes_out": self.bytes_out,
-                "user": session.user_id if session else None,
-            }
-            log.log(self.access_log_level, "request.done", extra=fields)
+        """Count and log the request; called once, at its end. A detached one is accounted for by who took it over."""
+        if self._detached:
+            return
+        session: Session | None = getattr(self, "session", None)
+        self.route.account(
+            Finished(
+                self.request_id,
+                self.request.method or "",
+                session.user_id if session else None,
+                self._status_code if self._finished else CLIENT_GONE,
+                time.monotonic() - self._started,
+                self.bytes_in,
+                self.bytes_out,
+            )
+        )
+
+    def detach(self) -> IOStream:
+        self._detached = True
+        return super().detach()
 
     def set_default_headers(self) -> None:
         if not self.request_id:
@@ -333,7 +344,7 @@ class ApiHandler(RequestHandler):
         super().write(chunk)
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
-        if self._running.draining:
+        if self.running.draining:
             self._headers["Connection"] = "close"
         return super().finish(chunk)
 
@@ -388,6 +399,18 @@ class UnknownAddress(ApiHandler):
 
     async def begin(self) -> None:
         raise HTTPError(404)
+
+
+def parse_id(text: str, what: str) -> int:
+    """An id out of a path. Raises NotFound for what cannot be one."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise NotFound(what=what)
+    return int(text)
+
+
+def hash_token(token: str) -> bytes:
+    """What is stored of a device's token."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _reason(error: Exception) -> str:

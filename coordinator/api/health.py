@@ -1,0 +1,94 @@
+"""For load balancers and monitoring: alive, ready, and the metrics of this worker."""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import ip_address
+from typing import Final
+
+import msgspec
+
+from coordinator.access import require_admin
+from coordinator.api.base import ApiHandler
+from coordinator.api.routes import RouteSpec, operation
+from coordinator.metadata.db import ping
+from coordinator.metrics import expose
+from coordinator.protocol.errors import ApiError
+
+DATABASE_TIMEOUT_S: Final = 2.0
+
+
+class Health(msgspec.Struct):
+    """`checks` says of each part "ok" or what is wrong."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+class Alive(ApiHandler):
+    login_required = False
+
+    @operation("Whether the process is alive", answer=Health)
+    async def get(self) -> None:
+        self.answer(Health(status="ok"))
+
+
+class Ready(ApiHandler):
+    """503 takes this worker out of a load balancer; the process itself is fine and comes back by itself."""
+
+    login_required = False
+
+    @operation("Whether requests can be served now; 503 when not", answer=Health)
+    async def get(self) -> None:
+        checks = {
+            "worker": "draining" if self.running.draining else "ok",
+            "database": await self._check_database(),
+            "storage": self._check_storage(),
+        }
+        ready = all(state == "ok" for state in checks.values())
+        self.answer(Health(status="ok" if ready else "unavailable", checks=checks), 200 if ready else 503)
+
+    async def _check_database(self) -> str:
+        try:
+            await self.services.db.run_within(DATABASE_TIMEOUT_S, ping)
+        except ApiError:
+            return "does not answer"
+        return "ok"
+
+    def _check_storage(self) -> str:
+        placement = self.services.store.nodes.placement
+        return "ok" if placement.whole or placement.degraded else "too few nodes answer to take writes"
+
+
+class OpenMetrics(ApiHandler):
+    """This worker's metrics, for whoever can reach `metrics_listen`."""
+
+    login_required = False
+
+    @operation("Prometheus metrics of the worker that answers; for administrators and this machine")
+    async def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        await self.finish(expose(self.services.config.name))
+
+
+class Metrics(OpenMetrics):
+    """The same on the port of all workers, where any of them answers and where clients come: not for everyone."""
+
+    async def begin(self) -> None:
+        if not ip_address(self.client_address).is_loopback:
+            self.session = await self.read_session()
+            require_admin(self.session)
+
+
+ROUTES: Final = (
+    RouteSpec("healthz", "/healthz", Alive, logging.DEBUG),
+    RouteSpec("readyz", "/readyz", Ready, logging.DEBUG),
+    RouteSpec("metrics", "/metrics", Metrics, logging.DEBUG),
+)
+
+# What `metrics_listen` serves.
+OWN_ROUTES: Final = (
+    RouteSpec("healthz", "/healthz", Alive, logging.DEBUG),
+    RouteSpec("readyz", "/readyz", Ready, logging.DEBUG),
+    RouteSpec("metrics", "/metrics", OpenMetrics, logging.DEBUG),
+)

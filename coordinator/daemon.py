@@ -1,0 +1,132 @@
+"""One coordinator worker: wires its parts together, serves until SIGTERM, then drains.
+
+Drain: stop accepting and answer /readyz with 503; end every long poll with a random back-off; let running requests
+finish within `drain_s`; give up what is left, release the jobs, close the connections, exit 0. A second signal ends the
+waiting at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from coordinator.api.health import OWN_ROUTES
+from coordinator.api.server import Server
+from coordinator.blocks.cpu import CpuPool
+from coordinator.blocks.store import BlockStore
+from coordinator.config import CoordinatorConfig
+from coordinator.metadata import accounts, journal
+from coordinator.metadata.db import Door
+from coordinator.metadata.values import DeviceId, NamespaceId
+from coordinator.metrics import DRAINING
+from coordinator.monitor import watch_cluster, watch_loop, watch_queues
+from coordinator.notify.hub import Hub
+from coordinator.passwords import GuessLimit
+from coordinator.services import LoginGuesses, Services
+from node.base.clock import SystemClock
+
+log = logging.getLogger("coordinator")
+
+WAKE_S_MAX: Final = 10.0
+
+
+async def serve(config: CoordinatorConfig) -> None:
+    """Run the worker until a signal asks it to stop. Raises ListenError and what the parts raise at their start."""
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    async with worker(config) as (_, server):
+        await stop.wait()
+        await drain(server, hurry, config.drain_s)
+
+
+@asynccontextmanager
+async def worker(config: CoordinatorConfig) -> AsyncIterator[tuple[Services, Server]]:
+    """A worker that serves; at the end of the block everything of it is closed."""
+    async with AsyncExitStack() as stack:
+        services = await _start_services(config, stack)
+        server = Server(services)
+        stack.push_async_callback(server.close)
+        if config.metrics_listen is not None:
+            own = Server(services, routes=OWN_ROUTES, tls=False)
+            stack.push_async_callback(own.close)
+            own.listen(config.metrics_listen)
+        server.listen(config.listen)
+        log.info("worker.ready", extra={"worker": config.name, "listen": config.listen})
+        yield services, server
+    log.info("worker.stopped", extra={"worker": config.name})
+
+
+async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> Services:
+    """Start the parts in the order in which they need each other; `stack` closes them in the reverse one."""
+    cpu = CpuPool(config.cpu_threads, queue_max=config.cpu_queue_max)
+    stack.callback(cpu.close)
+    db = Door(config.database, config.database_threads)
+    stack.callback(db.close)
+    store = BlockStore(config, db, cpu)
+    stack.push_async_callback(store.close)
+    await store.start()
+    hub = _make_hub(config, db)
+    services = Services(
+        config=config,
+        db=db,
+        store=store,
+        hub=hub,
+        cpu=cpu,
+        clock=SystemClock(),
+        guesses=LoginGuesses(
+            GuessLimit(config.login_failures_per_account_max), GuessLimit(config.login_failures_per_address_max)
+        ),
+    )
+    watch_queues(services)
+    for work, name in ((hub.run(), "hub"), (watch_loop(), "loop-lag"), (watch_cluster(services), "cluster-count")):
+        stack.push_async_callback(_end, asyncio.create_task(work, name=name))
+    return services
+
+
+def _make_hub(config: CoordinatorConfig, db: Door) -> Hub:
+    async def read_heads(namespace_ids: Collection[int]) -> Mapping[int, int]:
+        heads = await db.run(journal.heads, [NamespaceId(namespace_id) for namespace_id in namespace_ids])
+        return {namespace_id: head.seq for namespace_id, head in heads.items()}
+
+    async def mark_seen(device_ids: Collection[int]) -> Collection[int]:
+        return await db.run(accounts.touch_devices, [DeviceId(device_id) for device_id in device_ids])
+
+    return Hub(
+        config.database,
+        name=config.name,
+        read_heads=read_heads,
+        mark_seen=mark_seen,
+        poll_s=config.longpoll_poll_s,
+        seen_s=config.device_seen_s,
+        waiters_max=config.longpolls_max,
+    )
+
+
+async def drain(server: Server, hurry: asyncio.Event, timeout_s: float) -> None:
+    """Finish what runs; new requests go to other workers. Ends early when `hurry` is set."""
+    log.info("worker.draining", extra={"running": len(server.running), "waiting": server.hub.waiting})
+    DRAINING.set(1)
+    server.stop_accepting()
+    finishing = asyncio.create_task(_finish(server, timeout_s))
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait((finishing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    await _end(finishing)
+    await _end(hurrying)
+
+
+async def _finish(server: Server, timeout_s: float) -> None:
+    await server.hub.drain(WAKE_S_MAX)
+    if not await server.finish(timeout_s):
+        log.warning("worker.gave_up", extra={"running": len(server.running)})
+
+
+async def _end(task: asyncio.Task[object]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
