@@ -26,14 +26,18 @@ class ByteBudget:
     @asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
         """Hold `size` bytes for the block of the `async with`."""
-        await self._acquire(size)
+        await self.acquire(size)
         try:
             yield
         finally:
-            self.held -= size
-            self._admit()
+            self.release(size)
 
-    async def _acquire(self, size: int) -> None:
+    def release(self, size: int) -> None:
+        self.held -= size
+        self._admit()
+
+    async def acquire(self, size: int) -> None:
+        """Wait for `size` bytes; the caller gives them back with `release`."""
         if not self._line and self._fits(size):
             self.held += size
             return

@@ -15,6 +15,7 @@ from typing import Final
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from coordinator.metadata.values import AccountId
+from coordinator.protocol.errors import BlockDamaged
 
 KEY_BYTES: Final = 32
 _ACCOUNTS_CACHED_MAX: Final = 4096
@@ -58,15 +59,19 @@ class RootKey:
 class AccountKeys:
     """Opened account keys, kept for the accounts used last. `fetch` reads an account's wrapped key."""
 
-    def __init__(self, root: RootKey, fetch: Callable[[AccountId], Awaitable[bytes]]) -> None:
+    def __init__(self, root: RootKey, fetch: Callable[[AccountId], Awaitable[bytes | None]]) -> None:
         self._root = root
         self._fetch = fetch
         self._opened: OrderedDict[AccountId, bytes] = OrderedDict()
 
     async def get(self, account_id: AccountId) -> bytes:
+        """Raises BlockDamaged when the account's key was destroyed: its blocks cannot be opened any more, by design."""
         key = self._opened.get(account_id)
         if key is None:
-            key = self._root.open_account_key(await self._fetch(account_id))
+            wrapped = await self._fetch(account_id)
+            if wrapped is None:
+                raise BlockDamaged(account=account_id, cause="the account's key has been destroyed")
+            key = self._root.open_account_key(wrapped)
             self._opened[account_id] = key
             if len(self._opened) > _ACCOUNTS_CACHED_MAX:
                 self._opened.popitem(last=False)

@@ -1,0 +1,151 @@
+"""Blocks by their hash: the data path of clients that cut files themselves."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import ClassVar, Final
+
+from coordinator.access import resolve
+from coordinator.api.base import ApiHandler, 
+from coordinator.api.routes import Operation, RouteSpec
+from coordinator.blocks.write import PlainBlock, batches
+from coordinator.metadata import blocks
+from coordinator.metadata.values import Target
+from coordinator.protocol.errors import BadRequest, HashMismatch, NotFound, TooLarge
+from coordinator.protocol.hashing import BLOCK_BYTES, HASH_BYTES, hash_block
+from coordinator.protocol.types import (
+    BATCH_BLOCKS_MAX,
+    BATCH_BYTES_MAX,
+    BatchAnswer,
+    MissingAnswer,
+    MissingBody,
+    Role,
+)
+
+_SIZE_BYTES: Final = 4
+_HASH: Final = re.compile("[0-9a-f]{64}")
+
+
+class MissingHandler(ApiHandler):
+    operations = {"POST": Operation("Which blocks must be sent", body=MissingBody, answer=MissingAnswer)}
+
+    async def post(self) -> None:
+        body = self.body(MissingBody)
+        target = resolve(self.session, body.path, Role.EDITOR)
+        hashes = [bytes.fromhex(text) for text in body.hashes]
+        missing = await self.services.db.run(
+            blocks.find_missing, self.session, target.account_id, target.namespace_id, hashes
+        )
+        self.answer(MissingAnswer(missing=[digest.hex() for digest in missing]))
+
+
+class _BlockReceiver(ApiHandler):
+    """Takes a body into memory, within the store's budget for what is on its way in."""
+
+    target: Target
+
+    async def begin(self) -> None:
+        self.target = resolve(self.session, self.text("path"), Role.EDITOR)
+        size = self.content_length
+        if size == 0:
+            raise BadRequest(reason="a block has at least one byte")
+        self._held = AsyncExitStack()
+        self._plain = bytearray()
+        await self._held.enter_async_context(
+            self.services.store.incoming.hold(size if size is not None else self.body_bytes_max)
+        )
+
+    async def receive(self, chunk: bytes) -> None:
+        self._plain += chunk
+
+    async def end(self) -> None:
+        if hasattr(self, "_held"):
+            await self._held.aclose()
+
+    async def store(self, plain: Sequence[PlainBlock]) -> None:
+        """Make the blocks durable and record them for the caller, in one transaction a run."""
+        target = self.target
+        for run in batches(plain):
+            written = await self.services.store.write(target.account_id, run)
+            await self.services.db.run(
+                blocks.record, target.account_id, target.namespace_id, self.session.user_id, None, written
+            )
+        self.answer(BatchAnswer(stored=len(plain)), 201)
+
+
+class BlockHandler(_BlockReceiver):
+    operations = {
+        "PUT": Operation("Store one block", answer=BatchAnswer, status=201, query={"path": str}),
+        "GET": Operation("One block's bytes", query={"path": str}),
+    }
+    body_bytes_max: ClassVar[int] = BLOCK_BYTES
+
+    async def begin(self) -> None:
+        if self.request.method == "PUT":
+            await super().begin()
+
+    async def put(self, block: str) -> None:
+        wanted = _parse_hash(block)
+        digest = await self.services.cpu.run(hash_block, self._plain)
+        if not hmac.compare_digest(digest, wanted):
+            raise HashMismatch
+        await self.store([PlainBlock(self._plain, digest)])
+
+    async def get(self, block: str) -> None:
+        target = resolve(self.session, self.text("path"), Role.VIEWER)
+        row = await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, _parse_hash(block))
+        if row is None:
+            raise NotFound(what="block")
+        async with self.services.store.outgoing.hold(row.plain_size):
+            plain = await self.services.store.read(row)
+            self.set_header("Content-Type", "application/octet-stream")
+            await self.finish(plain)
+
+
+class BatchHandler(_BlockReceiver):
+    """Many small blocks in one body: for each 32 bytes SHA-256, 4 bytes size (big endian), and the bytes."""
+
+    operations = {"POST": Operation("Store many small blocks", answer=BatchAnswer, status=201, query={"path": str})}
+    body_bytes_max: ClassVar[int] = BATCH_BYTES_MAX + BATCH_BLOCKS_MAX * (HASH_BYTES + _SIZE_BYTES)
+
+    async def post(self) -> None:
+        await self.store(await self.services.cpu.run(_cut_batch, bytes(self._plain)))
+
+
+def _cut_batch(body: bytes) -> list[PlainBlock]:
+    """The blocks of a batch's body, their hashes checked. Raises BadRequest, TooLarge, HashMismatch."""
+    found: list[PlainBlock] = []
+    at = 0
+    while at < len(body):
+        start = at + HASH_BYTES + _SIZE_BYTES
+        size = int.from_bytes(body[at + HASH_BYTES : start], "big")
+        if start > len(body) or not 0 < size <= min(BLOCK_BYTES, len(body) - start):
+            raise BadRequest(reason="the batch ends within a block")
+        if len(found) == BATCH_BLOCKS_MAX:
+            raise TooLarge(limit=BATCH_BLOCKS_MAX)
+        plain = body[start : start + size]
+        digest = body[at : at + HASH_BYTES]
+        if hash_block(plain) != digest:
+            raise HashMismatch
+        found.append(PlainBlock(plain, digest))
+        at = start + size
+    if not found:
+        raise BadRequest(reason="a batch has at least one block")
+    return found
+
+
+def _parse_hash(text: str) -> bytes:
+    """The hash in an address. Raises BadRequest."""
+    if not _HASH.fullmatch(text):
+        raise BadRequest(reason="a block is named by its SHA-256 in 64 lower-case hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+ROUTES: Final = (
+    RouteSpec("blocks.missing", "/api/v1/blocks/missing", MissingHandler),
+    RouteSpec("blocks.batch", "/api/v1/blocks/batch", BatchHandler),
+    RouteSpec("blocks.one", "/api/v1/blocks/{block}", BlockHandler),
+)

@@ -1,0 +1,316 @@
+"""Files and folders: look, make, move, copy, delete, restore, and commit what blocks were sent for.
+
+The bytes go elsewhere: blocks.py (by hash), upload.py and tus.py (streamed), download.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import ClassVar, Final, TypeVar
+
+import msgspec
+
+from coordinator.access import resolve
+from coordinator.api.base import ApiHandler, 
+from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.errors import error_object
+from coordinator.api.render import metadata_body, trash_body, version_body
+from coordinator.metadata import blocks, commits, files, trees, uploads
+from coordinator.metadata.values import AccountId, FileWrite, Head, NamespaceId, Session, Upload, Written
+from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
+from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
+from coordinator.protocol.types import (
+    PAGE_ENTRIES_MAX,
+    AnnounceAnswer,
+    AnnounceBody,
+    AnnounceResult,
+    BlockList,
+    CommitAnswer,
+    CommitBody,
+    CommitEntry,
+    CommitResult,
+    CopyBody,
+    CreateFolderBody,
+    DeleteBody,
+    Deleted,
+    FolderPage,
+    Metadata,
+    MoveBody,
+    RestoreBody,
+    Role,
+    TrashList,
+    VersionList,
+)
+
+# A commit's body holds a hash of 67 characters for every 4 MiB: 64 MiB describe four terabytes.
+_COMMIT_BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+
+_T = TypeVar("_T")
+
+
+class FileHandler(ApiHandler):
+    """What the handlers of files share: telling the hub what moved."""
+
+    def publish(self, heads: Iterable[Head | None]) -> None:
+        for head in heads:
+            if head is not None:
+                self.services.hub.published(head.namespace_id, head.seq)
+
+    def answer_written(self, written: Written, status: int = 200) -> None:
+        self.publish([written.head])
+        self.answer(metadata_body(written.entry), status)
+
+
+class MetadataHandler(FileHandler):
+    operations = {"GET": Operation("One file or folder", answer=Metadata, query={"path": str})}
+
+    async def get(self) -> None:
+        target = resolve(self.session, self.text("path"), Role.VIEWER)
+        self.answer(metadata_body(await self.services.db.run(files.get_entry, target)))
+
+
+class ListFolderHandler(FileHandler):
+    operations = {
+        "GET": Operation(
+            "A folder's entries by name, or everything below it",
+            answer=FolderPage,
+            query={"path": str | None, "recursive": bool | None, "limit": int | None, "page": str | None},
+        )
+    }
+
+    async def get(self) -> None:
+        target = resolve(self.session, self.text("path", "/"), Role.VIEWER)
+        limit = self.integer("limit", PAGE_ENTRIES_MAX, low=1, high=PAGE_ENTRIES_MAX)
+        page = self.optional_text("page")
+        if self.flag("recursive"):
+            found = await self.services.db.run(files.list_tree, target, limit, page)
+        else:
+            found = await self.services.db.run(files.list_folder, self.session, target, limit, page)
+        self.answer(FolderPage(entries=[metadata_body(entry) for entry in found.entries], next_page=found.next_page))
+
+
+class ListRevisionsHandler(FileHandler):
+    operations = {
+        "GET": Operation(
+            "A file's versions, newest first",
+            answer=VersionList,
+            query={"path": str, "limit": int | None, "before": int | None},
+        )
+    }
+
+    async def get(self) -> None:
+        target = resolve(self.session, self.text("path"), Role.VIEWER)
+        limit = self.integer("limit", 100, low=1, high=PAGE_ENTRIES_MAX)
+        before = self.optional_integer("before", low=1)
+        versions = await self.services.db.run(files.list_versions, target, limit, before)
+        self.answer(VersionList(versions=[version_body(version) for version in versions]))
+
+
+class RecipeHandler(FileHandler):
+    operations = {"GET": Operation("A version's blocks", answer=BlockList, query={"path": str, "version": int | None})}
+
+    async def get(self) -> None:
+        target = resolve(self.session, self.text("path"), Role.VIEWER)
+        version, hashes = await self.services.db.run(files.list_hashes, target, self.optional_integer("version", low=1))
+        self.answer(
+            BlockList(
+                version=version.version,
+                size=version.size_bytes,
+                content_hash=version.content_hash.hex(),
+                blocks=[digest.hex() for digest in hashes],
+            )
+        )
+
+
+class TrashHandler(FileHandler):
+    operations = {
+        "GET": Operation("What was deleted", answer=TrashList, query={"limit": int | None, "page": str | None})
+    }
+
+    async def get(self) -> None:
+        limit = self.integer("limit", PAGE_ENTRIES_MAX, low=1, high=PAGE_ENTRIES_MAX)
+        found = await self.services.db.run(files.list_trash, self.session, limit, self.optional_text("page"))
+        self.answer(TrashList(entries=[trash_body(row) for row in found.entries], next_page=found.next_page))
+
+
+class CreateFolderHandler(FileHandler):
+    operations = {"POST": Operation("Make a folder", body=CreateFolderBody, answer=Metadata)}
+
+    async def post(self) -> None:
+        body = self.body(CreateFolderBody)
+        target = resolve(self.session, body.path, Role.EDITOR)
+        self.answer_written(await self.services.db.run(trees.create_folder, self.session, target, body.parents))
+
+
+class MoveHandler(FileHandler):
+    operations = {"POST": Operation("Move or rename", body=MoveBody, answer=Metadata)}
+
+    async def post(self) -> None:
+        body = self.body(MoveBody)
+        source = resolve(self.session, body.from_path, Role.EDITOR)
+        to = resolve(self.session, body.to_path, Role.EDITOR)
+        self.answer_written(
+            await self.services.db.run(trees.move, self.session, source, to, body.base_version, body.replace)
+        )
+
+
+class CopyHandler(FileHandler):
+    operations = {"POST": Operation("Copy without sending a byte", body=CopyBody, answer=Metadata)}
+
+    async def post(self) -> None:
+        body = self.body(CopyBody)
+        source = resolve(self.session, body.from_path, Role.VIEWER)
+        to = resolve(self.session, body.to_path, Role.EDITOR)
+        self.answer_written(
+            await self.services.db.run(trees.copy, self.session, source, to, body.base_version, body.replace)
+        )
+
+
+class DeleteHandler(FileHandler):
+    operations = {"POST": Operation("Move to the trash", body=DeleteBody, answer=Deleted)}
+
+    async def post(self) -> None:
+        body = self.body(DeleteBody)
+        target = resolve(self.session, body.path, Role.EDITOR)
+        removed = await self.services.db.run(trees.delete, self.session, target, body.base_version)
+        self.publish([removed.head])
+        self.answer(Deleted(deleted=removed.count))
+
+
+class RestoreHandler(FileHandler):
+    operations = {"POST": Operation("Make an older version current, or undelete", body=RestoreBody, answer=Metadata)}
+
+    async def post(self) -> None:
+        body = self.body(RestoreBody)
+        target = resolve(self.session, body.path, Role.EDITOR)
+        self.answer_written(await self.services.db.run(trees.restore, self.session, target, body.version))
+
+
+class AnnounceHandler(FileHandler):
+    """What is coming, told before its blocks: other devices may begin to wait, and the caller learns what to send."""
+
+    operations = {
+        "POST": Operation("Tell what is coming; which blocks to send", body=AnnounceBody, answer=AnnounceAnswer)
+    }
+
+    body_bytes_max: ClassVar[int] = _COMMIT_BODY_BYTES_MAX
+
+    async def post(self) -> None:
+        entries = self.body(AnnounceBody).entries
+        writes = [_file_write(self.session, entry) for entry in entries]
+        announced = await self.services.db.run(uploads.announce, self.session, _good(writes))
+        self.publish(announced.heads)
+        missing = await self._missing(_good(writes))
+        results = _weave(writes, announced.results)
+        self.answer(
+            AnnounceAnswer(
+                results=[
+                    AnnounceResult(error=error_object(result, self.request_id))
+                    if isinstance(result, ApiError)
+                    else _announced(result, write, missing)
+                    for write, result in zip(writes, results, strict=True)
+                ]
+            )
+        )
+
+    async def _missing(self, writes: Sequence[FileWrite]) -> set[bytes]:
+        """Which of all the entries' blocks must be sent, found with one query for each namespace."""
+        missing: set[bytes] = set()
+        wanted: dict[tuple[AccountId, NamespaceId], dict[bytes, None]] = {}
+        for write in writes:
+            place = (write.target.account_id, write.target.namespace_id)
+            wanted.setdefault(place, {}).update(dict.fromkeys(write.hashes))
+        for (account_id, namespace_id), hashes in wanted.items():
+            if hashes:
+                missing.update(
+                    await self.services.db.run(
+                        blocks.find_missing, self.session, account_id, namespace_id, list(hashes)
+                    )
+                )
+        return missing
+
+
+class CommitHandler(FileHandler):
+    operations = {"POST": Operation("Write many files whose blocks have arrived", body=CommitBody, answer=CommitAnswer)}
+
+    body_bytes_max: ClassVar[int] = _COMMIT_BODY_BYTES_MAX
+
+    async def post(self) -> None:
+        body = self.body(CommitBody)
+        writes = [_file_write(self.session, entry) for entry in body.entries]
+        committed = await self.services.db.run(commits.commit_files, self.session, _good(writes), body.request_key)
+        self.publish(committed.heads)
+        self.answer(
+            CommitAnswer(
+                results=[
+                    CommitResult(error=error_object(result, self.request_id))
+                    if isinstance(result, ApiError)
+                    else CommitResult(metadata=metadata_body(result))
+                    for result in _weave(writes, committed.results)
+                ]
+            )
+        )
+
+
+def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
+    """One entry as the metadata takes it, or why it cannot be taken; the others are not touched by that."""
+    try:
+        target = resolve(session, entry.path, Role.EDITOR)
+        if len(entry.blocks) != count_blocks(entry.size):
+            raise SizeMismatch(received=len(entry.blocks) * BLOCK_BYTES, expected=entry.size)
+    except ApiError as error:
+        return error
+    return FileWrite(
+        target=target,
+        size_bytes=entry.size,
+        hashes=tuple(bytes.fromhex(block) for block in entry.blocks),
+        base_version=entry.base_version,
+        client_modified_at=entry.mtime,
+        executable=entry.executable,
+    )
+
+
+def _good(writes: Sequence[FileWrite | ApiError]) -> list[FileWrite]:
+    return [write for write in writes if isinstance(write, FileWrite)]
+
+
+def _weave(writes: Sequence[FileWrite | ApiError], results: Sequence[_T | ApiError]) -> list[_T | ApiError]:
+    """The results of the good writes at the places of all, the refused ones between them."""
+    good = iter(results)
+    return [write if isinstance(write, ApiError) else next(good) for write in writes]
+
+
+def _announced(upload: Upload, write: FileWrite | ApiError, missing: set[bytes]) -> AnnounceResult:
+    assert isinstance(write, FileWrite)
+    needed = [digest.hex() for digest in dict.fromkeys(write.hashes) if digest in missing]
+    return AnnounceResult(upload_id=upload.id, missing=needed)
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time with its zone. Raises BadRequest."""
+    if text is None:
+        return None
+    try:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise BadRequest(reason="a time is written like 2026-01-31T12:00:00Z")
+    return time
+
+
+ROUTES: Final = (
+    RouteSpec("files.commit", "/api/v1/files/commit", CommitHandler),
+    RouteSpec("files.announce", "/api/v1/files/announce", AnnounceHandler),
+    RouteSpec("files.metadata", "/api/v1/files/metadata", MetadataHandler),
+    RouteSpec("files.list_folder", "/api/v1/files/list_folder", ListFolderHandler),
+    RouteSpec("files.list_revisions", "/api/v1/files/list_revisions", ListRevisionsHandler),
+    RouteSpec("files.blocks", "/api/v1/files/blocks", RecipeHandler),
+    RouteSpec("files.trash", "/api/v1/files/trash", TrashHandler),
+    RouteSpec("files.create_folder", "/api/v1/files/create_folder", CreateFolderHandler),
+    RouteSpec("files.move", "/api/v1/files/move", MoveHandler),
+    RouteSpec("files.copy", "/api/v1/files/copy", CopyHandler),
+    RouteSpec("files.delete", "/api/v1/files/delete", DeleteHandler),
+    RouteSpec("files.restore", "/api/v1/files/restore", RestoreHandler),
+)

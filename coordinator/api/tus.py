@@ -1,0 +1,351 @@
+"""Resumable uploads: tus 1.0.0 with creation, creation-with-upload, creation-defer-length, checksum, expiration and
+termination. An upload is made by tus's own POST or by our JSON one; its address speaks tus either way.
+
+When the last byte has arrived the version is committed by the request that brought it. A newer HEAD or PATCH for the
+same upload ends the older one: what that had received is kept first, so that the newer continues behind it.
+Source: tus resumable upload protocol 1.0.0.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import email.utils
+import hashlib
+import hmac
+import logging
+import re
+from typing import Any, ClassVar, Final
+
+from coordinator.access import resolve
+from coordinator.api.base import JSON_BODY_BYTES_MAX, 
+from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.files import FileHandler, parse_time
+from coordinator.metadata import commits, uploads
+from coordinator.metadata.values import Upload, UploadState
+from coordinator.protocol.errors import (
+    ApiError,
+    BadRequest,
+    ChecksumMismatch,
+    OffsetMismatch,
+    TooLarge,
+    TusVersion,
+    UnsupportedMedia,
+)
+from coordinator.protocol.types import SIZE_BYTES_MAX, Role, UploadBody
+from coordinator.upload import UploadStream, claim_upload
+
+VERSION: Final = "1.0.0"
+EXTENSIONS: Final = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination"
+ALGORITHMS: Final = ("sha1", "sha256", "md5")
+OFFSET_MEDIA: Final = "application/offset+octet-stream"
+METADATA_CHARS_MAX: Final = 64 * 1024
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_log = logging.getLogger("coordinator.api")
+
+
+class TusHandler(FileHandler):
+    """What all addresses that speak tus share: version check, headers, and taking a body into an upload."""
+
+    body_bytes_max: ClassVar[int] = SIZE_BYTES_MAX
+    speaks_tus: bool = True
+
+    async def prepare(self) -> None:
+        override = self.request.headers.get("X-HTTP-Method-Override")
+        if override is not None and self.request.method == "POST":
+            self.request.method = override.upper()
+        self._stream: UploadStream | None = None
+        self._checksum: tuple[Any, bytes] | None = None
+        self._whole = False
+        await super().prepare()
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self._headers["Tus-Resumable"] = VERSION
+
+    def add_error_headers(self, error: ApiError) -> None:
+        if isinstance(error, TusVersion):
+            self._headers["Tus-Version"] = VERSION
+
+    def check_version(self) -> None:
+        if self.request.headers.get("Tus-Resumable") != VERSION:
+            raise TusVersion
+
+    def header_number(self, name: str) -> int | None:
+        text = self.request.headers.get(name)
+        if text is None:
+            return None
+        if not _NUMBER.fullmatch(text):
+            raise BadRequest(reason=f"the header {name} must be a number")
+        return int(text)
+
+    async def open_stream(self, upload: Upload, epoch: int) -> None:
+        """From now on the body goes into `upload`. Raises TooLarge, and BadRequest for an unusable Upload-Checksum."""
+        self._checksum = _parse_checksum(self.request.headers.get("Upload-Checksum"))
+        self._stream = UploadStream(
+            self.services,
+            self.session,
+            upload,
+            epoch,
+            superseded=self._leave,
+            hold_back=self._checksum is not None,
+        )
+
+    def _leave(self) -> None:
+        """A newer request takes over: cut the body here; `end` keeps what has arrived."""
+        self.connection.close()
+
+    async def receive(self, chunk: bytes) -> None:
+        if self._stream is None:
+            raise BadRequest(reason="this request carries no body")
+        if self._checksum is not None:
+            self._checksum[0].update(chunk)
+        await self._stream.feed(chunk)
+
+    async def finish_stream(self, upload: Upload) -> None:
+        """The body is whole: keep it, commit when it was the last, and answer with the new offset."""
+        assert self._stream is not None
+        if self._checksum is not None and not hmac.compare_digest(self._checksum[0].digest(), self._checksum[1]):
+            raise ChecksumMismatch
+        self._whole = True
+        offset = await self._stream.finish()
+        if offset == upload.size_bytes:
+            written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
+            self.publish([written.head])
+        self._headers["Upload-Offset"] = str(offset)
+
+    async def end(self) -> None:
+        stream = getattr(self, "_stream", None)
+        if stream is None:
+            return
+        try:
+            if not self._whole and self._checksum is None:
+                await stream.finish()  # broken off: every byte that arrived counts
+        except ApiError as error:
+            _log.info("upload.tail_not_kept", extra={"request": self.request_id, "code": error.code})
+        finally:
+            await stream.close()
+
+
+class CreateHandler(TusHandler):
+    """POST: a new upload, by tus's headers or by our JSON body; with tus a first part may come along."""
+
+    operations = {
+        "POST": Operation("Begin a resumable upload; its Location speaks tus 1.0.0", body=UploadBody, status=201),
+        "OPTIONS": Operation("What this service supports of tus", status=204),
+    }
+
+    async def prepare(self) -> None:
+        self.login_required = self.request.method != "OPTIONS"  # type: ignore[misc]  # a question about the service
+        await super().prepare()
+
+    async def begin(self) -> None:
+        self._upload: Upload | None = None
+        if self.request.method != "POST" or "Tus-Resumable" not in self.request.headers:
+            return
+        self.check_version()
+        size = self.header_number("Upload-Length")
+        deferred = self.request.headers.get("Upload-Defer-Length")
+        if deferred not in (None, "1") or (size is None) == (deferred is None):
+            raise BadRequest(reason="give either Upload-Length or Upload-Defer-Length: 1")
+        metadata = self.request.headers.get("Upload-Metadata", "")
+        told = parse_metadata(metadata)
+        path = told.get("path") or told.get("filename")
+        if not path:
+            raise BadRequest(reason="Upload-Metadata must hold the path (or filename) of the file")
+        body = UploadBody(
+            path=path if path.startswith("/") else "/" + path,
+            size=size,
+            base_version=_optional_number(told.get("base_version")),
+            mtime=parse_time(told.get("mtime")),
+            executable=told.get("executable") == "true",
+        )
+        if self.request.headers.get("Content-Type") == OFFSET_MEDIA:
+            check_fits(self.content_length, size)
+        elif self.content_length:
+            raise UnsupportedMedia(expected=OFFSET_MEDIA)
+        await self._create(body, metadata)
+        if self.request.headers.get("Content-Type") == OFFSET_MEDIA:
+            assert self._upload is not None
+            await self.open_stream(*await claim_upload(self.services, self.session, self._upload.id))
+
+    async def receive(self, chunk: bytes) -> None:
+        if self._upload is not None:
+            await super().receive(chunk)
+        elif self.bytes_in > JSON_BODY_BYTES_MAX:
+            raise TooLarge(limit=JSON_BODY_BYTES_MAX)
+        else:
+            self._body.append(chunk)
+
+    async def post(self) -> None:
+        if self._upload is None:
+            await self._create(self.body(UploadBody), "")
+        upload = self._upload
+        assert upload is not None
+        self._headers["Location"] = self._address(upload)
+        self._headers["Upload-Expires"] = expiry_header(upload)
+        if self._stream is not None:
+            await self.finish_stream(upload)
+        elif upload.size_bytes == 0:
+            written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
+            self.publish([written.head])
+        self.set_status(201)
+        self.finish()
+
+    def options(self) -> None:
+        self._headers["Tus-Version"] = VERSION
+        self._headers["Tus-Extension"] = EXTENSIONS
+        self._headers["Tus-Max-Size"] = str(self.services.config.upload_bytes_max)
+        self._headers["Tus-Checksum-Algorithm"] = ",".join(ALGORITHMS)
+        self.answer_nothing()
+
+    async def _create(self, body: UploadBody, metadata: str) -> None:
+        limit = self.services.config.upload_bytes_max
+        if body.size is not None and body.size > limit:
+            raise TooLarge(limit=limit)
+        target = resolve(self.session, body.path, Role.EDITOR)
+        self._upload, head = await self.services.db.run(
+            uploads.create,
+            self.session,
+            target,
+            body.size,
+            base_version=body.base_version,
+            client_modified_at=body.mtime,
+            executable=body.executable,
+            client_metadata=metadata,
+        )
+        self.publish([head])
+
+    def _address(self, upload: Upload) -> str:
+        scheme = self.services.config.public_url.partition("://")[0]
+        return f"{scheme}://{self.request.host}/api/v1/uploads/{upload.id}"
+
+
+class UploadAddress(TusHandler):
+    """One upload: HEAD tells where to go on, PATCH appends, DELETE gives up."""
+
+    operations = {
+        "HEAD": Operation("Where the upload continues: Upload-Offset"),
+        "PATCH": Operation("Append bytes at Upload-Offset", status=204),
+        "DELETE": Operation("Give the upload up", status=204),
+        "OPTIONS": Operation("What this service supports of tus", status=204),
+    }
+    options = CreateHandler.options
+
+    async def prepare(self) -> None:
+        self.login_required = self.request.method != "OPTIONS"  # type: ignore[misc]  # a question about the service
+        await super().prepare()
+
+    async def begin(self) -> None:
+        if self.request.method == "OPTIONS":
+            return
+        self.check_version()
+        if self.request.method == "PATCH":
+            await self._begin_patch(self.path_args[0] if self.path_args else self.path_kwargs["upload"])
+
+    async def _begin_patch(self, upload_id: str) -> None:
+        if self.request.headers.get("Content-Type") != OFFSET_MEDIA:
+            raise UnsupportedMedia(expected=OFFSET_MEDIA)
+        offset = self.header_number("Upload-Offset")
+        if offset is None:
+            raise BadRequest(reason="a PATCH needs Upload-Offset")
+        upload = await self.services.db.run(uploads.get, self.session, upload_id)
+        size = self.header_number("Upload-Length")
+        if size is not None:
+            upload = await self.services.db.run(uploads.set_size, self.session, upload_id, size)
+        if upload.state is UploadState.COMPLETE:
+            if offset != upload.offset or self.content_length:
+                raise OffsetMismatch(expected_offset=upload.offset)
+            self._upload = upload
+            return
+        self._upload, epoch = await claim_upload(self.services, self.session, upload_id)
+        # From here on the claim is ours: the stream's `close` gives it back, whatever happens.
+        await self.open_stream(self._upload, epoch)
+        if offset != self._upload.offset:
+            raise OffsetMismatch(expected_offset=self._upload.offset)
+        check_fits(None if self.content_length is None else offset + self.content_length, self._upload.size_bytes)
+
+    async def head(self, upload: str) -> None:
+        found = await self.services.db.run(uploads.get, self.session, upload)
+        if found.active_epoch is not None:
+            # Somebody still sends: end that request first, so that the offset told is the one to go on from.
+            found, epoch = await claim_upload(self.services, self.session, upload)
+            await self.services.db.run(uploads.release, upload, epoch)
+        self._headers["Upload-Offset"] = str(found.offset)
+        if found.size_bytes is None:
+            self._headers["Upload-Defer-Length"] = "1"
+        else:
+            self._headers["Upload-Length"] = str(found.size_bytes)
+        if found.client_metadata:
+            self._headers["Upload-Metadata"] = found.client_metadata
+        self._headers["Upload-Expires"] = expiry_header(found)
+        self.finish()
+
+    async def patch(self, upload: str) -> None:
+        if self._stream is not None:
+            await self.finish_stream(self._upload)
+        else:
+            self._headers["Upload-Offset"] = str(self._upload.offset)
+        self._headers["Upload-Expires"] = expiry_header(self._upload)
+        self.answer_nothing()
+
+    async def delete(self, upload: str) -> None:
+        self.publish([await self.services.db.run(uploads.cancel, self.session, upload)])
+        self.answer_nothing()
+
+
+def parse_metadata(text: str) -> dict[str, str]:
+    """The pairs of an Upload-Metadata header: "key base64,key base64"; a value may be absent. Raises BadRequest."""
+    if len(text) > METADATA_CHARS_MAX:
+        raise BadRequest(reason="Upload-Metadata is too long")
+    found: dict[str, str] = {}
+    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+        key, _, value = pair.partition(" ")
+        try:
+            decoded = base64.b64decode(value.strip(), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            raise BadRequest(reason="Upload-Metadata holds a value that is not UTF-8 in base64") from None
+        if key in found:
+            raise BadRequest(reason="Upload-Metadata holds a key twice")
+        found[key] = decoded
+    return found
+
+
+def check_fits(end: int | None, size: int | None) -> None:
+    """Raises TooLarge when a body reaches beyond the upload's announced size."""
+    if end is not None and size is not None and end > size:
+        raise TooLarge(limit=size)
+
+
+def expiry_header(upload: Upload) -> str:
+    return email.utils.format_datetime(upload.expires_at, usegmt=True)
+
+
+def _parse_checksum(header: str | None) -> tuple[Any, bytes] | None:
+    """A running hash and what it must come to."""
+    if header is None:
+        return None
+    algorithm, _, value = header.partition(" ")
+    try:
+        expected = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise BadRequest(reason="Upload-Checksum is not base64") from None
+    if algorithm not in ALGORITHMS:
+        raise BadRequest(reason=f"the checksum algorithm is none of {', '.join(ALGORITHMS)}")
+    # The client's choice guards its own transfer; what is stored is named by SHA-256.
+    return hashlib.new(algorithm, usedforsecurity=False), expected
+
+
+def _optional_number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text) or int(text) >= 1 << 31:
+        raise BadRequest(reason="base_version is not a version number")
+    return int(text)
+
+
+ROUTES: Final = (
+    RouteSpec("uploads", "/api/v1/uploads", CreateHandler),
+    RouteSpec("uploads.one", "/api/v1/uploads/{upload}", UploadAddress),
+)

@@ -1,0 +1,141 @@
+"""Whole files in one request: POST /files/upload, simple (the body is the file) or the start of a resumable one.
+
+A simple upload that breaks off leaves nothing behind. A file of one block is written and committed at once; a larger
+one is announced, streamed and then committed, so that other devices learn of it while it comes in.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import Final
+
+from coordinator.access import resolve
+from coordinator.api.base import 
+from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.files import parse_time
+from coordinator.api.render import metadata_body
+from coordinator.api.tus import CreateHandler
+from coordinator.blocks.write import PlainBlock
+from coordinator.metadata import blocks, commits, uploads
+from coordinator.metadata.values import FileWrite, Upload
+from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch, TooLarge
+from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
+from coordinator.protocol.types import Metadata, Role, UploadBody
+from coordinator.upload import UploadStream, claim_upload
+
+_VERSION_MAX: Final = (1 << 31) - 1
+
+
+class UploadHandler(CreateHandler):
+    """POST /files/upload?uploadType=simple&path=…[&base_version=N][&mtime=…][&executable=true]; the body is the file.
+
+    With uploadType=resumable it begins an upload instead, as POST /uploads does.
+    """
+
+    operations = {
+        "POST": Operation(
+            "Upload a whole file (simple), or begin a resumable upload",
+            body=UploadBody,
+            answer=Metadata,
+            query={
+                "uploadType": str,
+                "path": str | None,
+                "base_version": int | None,
+                "mtime": str | None,
+                "executable": bool | None,
+            },
+        )
+    }
+
+    async def begin(self) -> None:
+        kind = self.text("uploadType", "resumable")
+        if kind not in ("simple", "resumable"):
+            raise BadRequest(reason="uploadType is simple or resumable")
+        self._simple = kind == "simple" and self.request.method == "POST"
+        self._held = AsyncExitStack()
+        if not self._simple:
+            await super().begin()
+            return
+        self._upload = None
+        self._plain = bytearray()
+        self._target = resolve(self.session, self.text("path"), Role.EDITOR)
+        self._base_version = self.optional_integer("base_version", high=_VERSION_MAX)
+        self._mtime = parse_time(self.optional_text("mtime"))
+        self._executable = self.flag("executable")
+        size = self.content_length
+        if size is not None and size > self.services.config.upload_bytes_max:
+            raise TooLarge(limit=self.services.config.upload_bytes_max)
+        if size is None or size > BLOCK_BYTES:
+            await self._announce(size)
+        else:
+            await self._held.enter_async_context(self.services.store.incoming.hold(size))
+
+    async def _announce(self, size: int | None) -> None:
+        upload, head = await self.services.db.run(
+            uploads.create,
+            self.session,
+            self._target,
+            size,
+            base_version=self._base_version,
+            client_modified_at=self._mtime,
+            executable=self._executable,
+        )
+        self._upload = upload
+        self.publish([head])
+        await self.open_stream(*await claim_upload(self.services, self.session, upload.id))
+
+    async def receive(self, chunk: bytes) -> None:
+        if not self._simple or self._stream is not None:
+            await super().receive(chunk)
+        else:
+            self._plain += chunk
+
+    async def post(self) -> None:
+        if not self._simple:
+            await super().post()
+        elif self._stream is not None and self._upload is not None:
+            await self._commit_stream(self._stream, self._upload)
+        else:
+            await self._commit_small()
+
+    async def _commit_stream(self, stream: UploadStream, upload: Upload) -> None:
+        if upload.size_bytes is None:
+            stream.upload = await self.services.db.run(uploads.set_size, self.session, upload.id, stream.received)
+        elif stream.received != upload.size_bytes:
+            raise SizeMismatch(received=stream.received, expected=upload.size_bytes)
+        await stream.finish()
+        written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
+        self._upload = None
+        self.answer_written(written)
+
+    async def _commit_small(self) -> None:
+        target, plain = self._target, self._plain
+        hashes: tuple[bytes, ...] = ()
+        if plain:
+            digest = await self.services.cpu.run(hash_block, plain)
+            place = (target.account_id, target.namespace_id)
+            stored = await self.services.store.write(target.account_id, [PlainBlock(plain, digest)])
+            await self.services.db.run(blocks.record, *place, self.session.user_id, None, stored)
+            hashes = (digest,)
+        write = FileWrite(target, len(plain), hashes, self._base_version, self._mtime, self._executable)
+        committed = await self.services.db.run(commits.commit_files, self.session, [write])
+        self.publish(committed.heads)
+        [result] = committed.results
+        if isinstance(result, ApiError):
+            raise result
+        self.answer(metadata_body(result))
+
+    async def end(self) -> None:
+        if not getattr(self, "_simple", False):
+            await super().end()
+            return
+        try:
+            if self._stream is not None:
+                await self._stream.close()
+            if self._upload is not None:  # it broke off: a simple upload leaves nothing behind
+                self.publish([await self.services.db.run(uploads.cancel, self.session, self._upload.id)])
+        finally:
+            await self._held.aclose()
+
+
+ROUTES: Final = (RouteSpec("files.upload", "/api/v1/files/upload", UploadHandler),)

@@ -1,0 +1,101 @@
+"""The block store as the rest of the coordinator sees it: blocks in, blocks out, over the storage nodes.
+
+Guarantees: `write` returns when the blocks are durable on enough nodes; `read` returns verified plaintext. Bad shards
+that reads come across are handed to the database's repair queue by a task of the store.
+Does not: record blocks (metadata.blocks.record), decide who may read them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from coordinator.blocks.budget import ByteBudget
+from coordinator.blocks.cpu import CpuPool
+from coordinator.blocks.keys import AccountKeys, RootKey
+from coordinator.blocks.nodes import NodeKeys, NodePool
+from coordinator.blocks.read import BlockReader, ReadSettings
+from coordinator.blocks.write import BlockWriter, PlainBlock, WriteSettings
+from coordinator.config import CoordinatorConfig
+from coordinator.metadata import accounts, blocks, groups
+from coordinator.metadata.db import Door
+from coordinator.metadata.values import AccountId, BlockRow, NewBlock
+from coordinator.metrics import BLOCK_BUDGET_WAITING, BLOCK_BYTES, SHARDS_BAD
+from coordinator.protocol.errors import ApiError
+
+_log = logging.getLogger(__name__)
+
+_REPORTS_MAX: Final = 1000
+# A block being written takes up to five times its size (plain, packed, sealed, parity, opened again), one being read
+# twice: these bound what sealing and opening may hold, beside the bodies that come in and go out.
+_WRITING_BYTES_MAX: Final = 16 * 1024 * 1024
+_READING_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class BlockStore:
+    """Owned by the event loop; everything between `start` and `close`."""
+
+    def __init__(self, config: CoordinatorConfig, db: Door, cpu: CpuPool) -> None:
+        secret = Path(config.node_secret_key_file).read_text().strip()
+        keys = NodeKeys(public=zmq.curve_public(secret.encode()).decode(), secret=secret)
+        account_keys = AccountKeys(
+            RootKey.read(Path(config.root_key_file)), lambda account: db.run(accounts.get_account_key, account)
+        )
+        # Bodies on their way in, and blocks on their way out, hold a part of these until they are stored or sent.
+        self.incoming = ByteBudget(config.blocks_in_flight_bytes_max)
+        self.outgoing = ByteBudget(config.blocks_in_flight_bytes_max)
+        writing, reading = ByteBudget(_WRITING_BYTES_MAX), ByteBudget(_READING_BYTES_MAX)
+        budgets = {"incoming": self.incoming, "outgoing": self.outgoing, "writing": writing, "reading": reading}
+        for name, budget in budgets.items():
+            BLOCK_BUDGET_WAITING.labels(name).set_function(partial(getattr, budget, "waiting"))
+        self._db = db
+        self.nodes = NodePool(lambda: db.run(groups.load_map), lambda: db.run(groups.map_version), keys, config.site)
+        self._writer = BlockWriter(self.nodes, cpu, account_keys, writing, WriteSettings())
+        self._reader = BlockReader(self.nodes, cpu, account_keys, reading, self._report, ReadSettings())
+        self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
+        self._reporter: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.nodes.start()
+        self._reporter = asyncio.create_task(self._send_reports(), name="bad-shard-reports")
+
+    async def close(self) -> None:
+        if self._reporter is not None:
+            self._reporter.cancel()
+            await asyncio.gather(self._reporter, return_exceptions=True)
+        await self._writer.close()
+        await self.nodes.close()
+
+    async def write(self, account_id: AccountId, plain: Sequence[PlainBlock]) -> list[NewBlock]:
+        """Make blocks durable, together; see BlockWriter.write. The caller records them."""
+        written = await self._writer.write(account_id, plain)
+        BLOCK_BYTES.labels("written").inc(sum(block.row.plain_size for block in written))
+        return written
+
+    async def read(self, row: BlockRow) -> bytes:
+        """The verified plaintext of one block; see BlockReader.read."""
+        plain = await self._reader.read(row)
+        BLOCK_BYTES.labels("read").inc(len(plain))
+        return plain
+
+    def _report(self, block_id: bytes, indexes: frozenset[int]) -> None:
+        SHARDS_BAD.inc(len(indexes))
+        try:
+            self._reports.put_nowait((block_id, indexes))
+        except asyncio.QueueFull:
+            # Repair lags far behind; the next read or the verify job reports it again.
+            _log.warning("shards.report_dropped", extra={"block": block_id.hex()})
+
+    async def _send_reports(self) -> None:
+        while True:
+            block_id, indexes = await self._reports.get()
+            try:
+                await self._db.run(blocks.report_missing, block_id, indexes, "found bad by a read")
+            except ApiError as error:
+                _log.warning("shards.not_reported", extra={"block": block_id.hex(), "reason": error.message})
