@@ -91,8 +91,7 @@ def up(
         logging.getLogger(__name__).error("appliance.start_failed", extra={"reason": str(error)})
         for line in error.details:
             _say(f"  | {line}")
-        _say(f"Error: {error}")
-        sys.exit(1)
+        raise click.ClickException(str(error)) from error
 
 
 async def _run(paths: Paths, options: Options, *, restart: bool, as_json: bool) -> None:

@@ -20,14 +20,16 @@ from coordinator.appliance.postgres import DATABASE
 from coordinator.appliance.programs import node_address, read_public_key
 from coordinator.blocks.keys import RootKey
 from coordinator.metadata import accounts, db, groups, values
+from coordinator.metadata.schema.migrate import migrate
+from coordinator.passwords import hash_password
 from node.base.durable import write_file_durably
 
 _PASSWORD_BYTES: Final = 18
 
 
 def create_database(conninfo: str) -> None:
-    """Create the database when it is not there. `conninfo` names another one, which exists."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    """Create the database when it is not there; `conninfo` is that of the database itself."""
+    with psycopg.connect(conninfo, dbname="postgres", autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
@@ -57,3 +59,22 @@ def ensure_administrator(paths: Paths) -> None:
     password = paths.admin_password.read_text().strip()
     account_key = RootKey.read(paths.root_key).make_account_key()
     accounts.add_user(ADMIN_EMAIL, hash_password(password), account_key, name="Administrator", is_admin=True)
+
+
+def main() -> None:
+    """The process's entry point."""
+    parser = argparse.ArgumentParser(prog="coordinator.appliance.database")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--conninfo", required=True)
+    arguments = parser.parse_args()
+    paths = Paths(arguments.data)
+    layout = decode_layout(paths.layout.read_bytes())
+    create_database(arguments.conninfo)
+    migrate(arguments.conninfo)
+    with db.connected(arguments.conninfo):
+        groups.bootstrap(describe_cluster(layout, paths))
+        ensure_administrator(paths)
+
+
+if __name__ == "__main__":
+    main()

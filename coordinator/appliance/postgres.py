@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -160,7 +160,7 @@ def find_postgres(paths: Paths) -> Postgres:
         uid, gid = ensure_account(_ACCOUNT_FOR_ROOT)
         passes = can_pass(paths.postgres, uid, gid) and can_pass(binaries / "postgres", uid, gid)
         account = Account(uid, gid, search=not passes)
-    return Postgres(binaries, data, paths.postgres / "unfinished", _choose_socket_folder(paths), account)
+    return Postgres(binaries, data, paths.postgres / "unfinished", choose_socket_folder(paths, os.environ), account)
 
 
 def _find_binaries() -> Path:
@@ -172,12 +172,13 @@ def _find_binaries() -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
-def _choose_socket_folder(paths: Paths) -> Path:
+def choose_socket_folder(paths: Paths, environment: Mapping[str, str]) -> Path:
+    """Where the socket lies: in the data folder, unless the kernel would find its path too long."""
     folder = paths.postgres / "socket"
     if len(os.fsencode(folder / _SOCKET_NAME)) <= _SOCKET_PATH_BYTES_MAX:
         return folder
     digest = hashlib.sha256(os.fsencode(paths.root)).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    base = Path(environment.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     return base / f"holdfast-{os.geteuid()}-{digest}"
 
 

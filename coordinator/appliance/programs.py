@@ -22,7 +22,7 @@ def node_config(layout: Layout, node: NodeLayout, paths: Paths, coordinator_key:
         _key("cluster_id", layout.cluster_id),
         _key("name", node.name),
         _key("site", node.site),
-        _key("listen", f"tcp://{LOOPBACK}:{node.port}"),
+        _key("listen", node_address(node)),
         _key("metrics_listen", f"{LOOPBACK}:{node.metrics_port}"),
         _key("secret_key_file", str(paths.node_key(node.name))),
         _key("coordinator_keys", [coordinator_key]),
@@ -49,6 +49,11 @@ def worker_config(layout: Layout, worker: WorkerLayout, paths: Paths, *, conninf
         _key("drain_s", _DRAIN_S),
     ]
     return "\n".join(lines) + "\n"
+
+
+def node_address(node: NodeLayout) -> str:
+    """Where coordinators and peers reach the node."""
+    return f"tcp://{LOOPBACK}:{node.port}"
 
 
 def public_url(layout: Layout) -> str:
@@ -93,9 +98,9 @@ def worker_program(worker: WorkerLayout, paths: Paths, descriptor: int) -> Progr
     )
 
 
-def setup_program(name: str, paths: Paths) -> Program:
+def setup_program(name: str, paths: Paths, *arguments: str) -> Program:
     """One of the short processes of this package: `keys` or `database`."""
-    argv = python_module(f"coordinator.appliance.{name}", "--data", str(paths.root))
+    argv = python_module(f"coordinator.appliance.{name}", "--data", str(paths.root), *arguments)
     return Program(name=name, role="setup", site="", argv=argv)
 
 

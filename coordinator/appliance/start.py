@@ -55,7 +55,7 @@ from node.base.durable import sync_directory, write_file_durably
 _SETUP_TIMEOUT_S: Final = 120.0
 _POSTGRES_TIMEOUT_S: Final = 300.0  # recovery after a crash replays what was written since the last checkpoint
 _READY_TIMEOUT_S: Final = 60.0
-_LATE_NODE_TIMEOUT_S: Final = 20.0
+_LATE_TIMEOUT_S: Final = 20.0
 _ASK_EVERY_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ORPHANS_TIMEOUT_S: Final = 15.0
@@ -117,7 +117,8 @@ class Start:
             self._write_configs()
             steps.create_task(self._start_nodes())
             await server
-            await self._supervisor.run_once(setup_program("database", paths), timeout_s=_SETUP_TIMEOUT_S)
+            database = setup_program("database", paths, "--conninfo", self._postgres.conninfo)
+            await self._supervisor.run_once(database, timeout_s=_SETUP_TIMEOUT_S)
             for worker in self._layout.workers:
                 self._supervisor.keep(worker_program(worker, paths, self._listener.fileno()))
         await self._wait_until_ready()
@@ -210,28 +211,25 @@ class Start:
     # --- ready
 
     async def _wait_until_ready(self) -> None:
-        layout = self._layout
-        nodes = {node.name: node.metrics_port for node in layout.nodes}
-        workers = {worker.name: worker.metrics_port for worker in layout.workers}
-        children = {child.program.name: child for child in self._supervisor.children}
+        """At the first start all has to be well. Later the service also runs without a node, or for reading only."""
+        ports = {node.name: (node.metrics_port, "/healthz") for node in self._layout.nodes}
+        ports |= {worker.name: (worker.metrics_port, "/readyz") for worker in self._layout.workers}
+        wait = self._wait_for_answer if self._first else self._wait_or_go_on
         async with asyncio.TaskGroup() as waits:
-            for name, port in nodes.items():
-                waits.create_task(self._wait_for_node(children[name], port))
-            for name, port in workers.items():
-                waits.create_task(self._wait_for_answer(children[name], port, "/readyz", _READY_TIMEOUT_S))
+            for child in self._supervisor.children:
+                if child.program.name in ports:
+                    waits.create_task(wait(child, *ports[child.program.name]))
 
-    async def _wait_for_node(self, child: Child, port: int) -> None:
-        """At the first start every node has to come up; later the service runs without one that does not."""
-        if self._first:
-            await self._wait_for_answer(child, port, "/healthz", _READY_TIMEOUT_S)
-            return
+    async def _wait_or_go_on(self, child: Child, port: int, path: str) -> None:
         try:
-            await self._wait_for_answer(child, port, "/healthz", _LATE_NODE_TIMEOUT_S)
+            await self._wait_for_answer(child, port, path, _LATE_TIMEOUT_S)
         except ProgramFailed as failed:
-            _log.error("appliance.node_missing", extra={"node": child.program.name, "reason": str(failed)})
-            self._say(f"{failed} The service runs without it.")
+            if child.program.role != "node" and not await answers_ok(port, "/healthz", timeout_s=_ANSWER_TIMEOUT_S):
+                raise
+            _log.error("appliance.not_whole", extra={"child": child.program.name, "reason": str(failed)})
+            self._say(f"{failed} The service starts all the same, as far as it can.")
 
-    async def _wait_for_answer(self, child: Child, port: int, path: str, timeout_s: float) -> None:
+    async def _wait_for_answer(self, child: Child, port: int, path: str, timeout_s: float = _READY_TIMEOUT_S) -> None:
         async def is_ready() -> bool:
             return await answers_ok(port, path, timeout_s=_ANSWER_TIMEOUT_S)
 

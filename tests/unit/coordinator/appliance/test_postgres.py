@@ -1,0 +1,24 @@
+"""Where PostgreSQL's socket goes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from coordinator.appliance.layout import Paths
+from coordinator.appliance.postgres import choose_socket_folder
+
+
+def test_the_socket_lies_in_the_data_folder_when_its_path_is_short() -> None:
+    assert choose_socket_folder(Paths(Path("/srv/holdfast")), {}) == Path("/srv/holdfast/postgres/socket")
+
+
+def test_a_long_path_gets_a_short_folder_of_its_own() -> None:
+    folders = [
+        choose_socket_folder(Paths(Path("/srv") / name / "x"), {"XDG_RUNTIME_DIR": "/run/user/7"})
+        for name in ("a" * 90, "b" * 90)
+    ]
+    assert folders[0] != folders[1]
+    for folder in folders:
+        assert folder.parent == Path("/run/user/7")
+        assert len(os.fsencode(folder / ".s.PGSQL.5432")) < 108
