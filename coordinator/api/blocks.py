@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 from typing import ClassVar, Final
 
 from coordinator.access import resolve
-from coordinator.api.base import ApiHandler, 
-from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.base import ApiHandler
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
 from coordinator.metadata import blocks
 from coordinator.metadata.values import Target
@@ -30,8 +30,7 @@ _HASH: Final = re.compile("[0-9a-f]{64}")
 
 
 class MissingHandler(ApiHandler):
-    operations = {"POST": Operation("Which blocks must be sent", body=MissingBody, answer=MissingAnswer)}
-
+    @operation("Which blocks must be sent", body=MissingBody, answer=MissingAnswer)
     async def post(self) -> None:
         body = self.body(MissingBody)
         target = resolve(self.session, body.path, Role.EDITOR)
@@ -77,16 +76,13 @@ class _BlockReceiver(ApiHandler):
 
 
 class BlockHandler(_BlockReceiver):
-    operations = {
-        "PUT": Operation("Store one block", answer=BatchAnswer, status=201, query={"path": str}),
-        "GET": Operation("One block's bytes", query={"path": str}),
-    }
     body_bytes_max: ClassVar[int] = BLOCK_BYTES
 
     async def begin(self) -> None:
         if self.request.method == "PUT":
             await super().begin()
 
+    @operation("Store one block", answer=BatchAnswer, status=201, query={"path": str})
     async def put(self, block: str) -> None:
         wanted = _parse_hash(block)
         digest = await self.services.cpu.run(hash_block, self._plain)
@@ -94,6 +90,7 @@ class BlockHandler(_BlockReceiver):
             raise HashMismatch
         await self.store([PlainBlock(self._plain, digest)])
 
+    @operation("One block's bytes", query={"path": str})
     async def get(self, block: str) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         row = await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, _parse_hash(block))
@@ -108,9 +105,9 @@ class BlockHandler(_BlockReceiver):
 class BatchHandler(_BlockReceiver):
     """Many small blocks in one body: for each 32 bytes SHA-256, 4 bytes size (big endian), and the bytes."""
 
-    operations = {"POST": Operation("Store many small blocks", answer=BatchAnswer, status=201, query={"path": str})}
     body_bytes_max: ClassVar[int] = BATCH_BYTES_MAX + BATCH_BLOCKS_MAX * (HASH_BYTES + _SIZE_BYTES)
 
+    @operation("Store many small blocks", answer=BatchAnswer, status=201, query={"path": str})
     async def post(self) -> None:
         await self.store(await self.services.cpu.run(_cut_batch, bytes(self._plain)))
 

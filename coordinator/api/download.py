@@ -16,9 +16,8 @@ from typing import Final
 from urllib.parse import quote
 
 from coordinator.access import resolve
-from coordinator.api.base import 
-from coordinator.api.routes import Operation, RouteSpec
 from coordinator.api.files import FileHandler
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import files
 from coordinator.metadata.values import BlockRow, Recipe
 from coordinator.protocol.errors import RangeNotSatisfiable
@@ -60,17 +59,14 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
 
 
 class DownloadHandler(FileHandler):
-    operations = {
-        "GET": Operation("A file's bytes", query={"path": str, "version": int | None}),
-        "HEAD": Operation("A file's size and ETag", query={"path": str, "version": int | None}),
-    }
-
+    @operation("A file's size and ETag", query={"path": str, "version": int | None})
     async def head(self) -> None:
         recipe = await self._recipe(0, 0)
         if not self._not_modified(recipe):
             self._describe(recipe, self._asked(recipe))
         self.finish()
 
+    @operation("A file's bytes", query={"path": str, "version": int | None})
     async def get(self) -> None:
         # Most downloads begin at the start: one round trip brings the version and its first blocks.
         recipe = await self._recipe(0, RECIPE_ROWS)

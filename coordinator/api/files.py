@@ -12,10 +12,10 @@ from typing import ClassVar, Final, TypeVar
 import msgspec
 
 from coordinator.access import resolve
-from coordinator.api.base import ApiHandler, 
-from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.base import ApiHandler
 from coordinator.api.errors import error_object
 from coordinator.api.render import metadata_body, trash_body, version_body
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import blocks, commits, files, trees, uploads
 from coordinator.metadata.values import AccountId, FileWrite, Head, NamespaceId, Session, Upload, Written
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
@@ -63,22 +63,18 @@ class FileHandler(ApiHandler):
 
 
 class MetadataHandler(FileHandler):
-    operations = {"GET": Operation("One file or folder", answer=Metadata, query={"path": str})}
-
+    @operation("One file or folder", answer=Metadata, query={"path": str})
     async def get(self) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         self.answer(metadata_body(await self.services.db.run(files.get_entry, target)))
 
 
 class ListFolderHandler(FileHandler):
-    operations = {
-        "GET": Operation(
-            "A folder's entries by name, or everything below it",
-            answer=FolderPage,
-            query={"path": str | None, "recursive": bool | None, "limit": int | None, "page": str | None},
-        )
-    }
-
+    @operation(
+        "A folder's entries by name, or everything below it",
+        answer=FolderPage,
+        query={"path": str | None, "recursive": bool | None, "limit": int | None, "page": str | None},
+    )
     async def get(self) -> None:
         target = resolve(self.session, self.text("path", "/"), Role.VIEWER)
         limit = self.integer("limit", PAGE_ENTRIES_MAX, low=1, high=PAGE_ENTRIES_MAX)
@@ -91,14 +87,11 @@ class ListFolderHandler(FileHandler):
 
 
 class ListRevisionsHandler(FileHandler):
-    operations = {
-        "GET": Operation(
-            "A file's versions, newest first",
-            answer=VersionList,
-            query={"path": str, "limit": int | None, "before": int | None},
-        )
-    }
-
+    @operation(
+        "A file's versions, newest first",
+        answer=VersionList,
+        query={"path": str, "limit": int | None, "before": int | None},
+    )
     async def get(self) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         limit = self.integer("limit", 100, low=1, high=PAGE_ENTRIES_MAX)
@@ -108,8 +101,7 @@ class ListRevisionsHandler(FileHandler):
 
 
 class RecipeHandler(FileHandler):
-    operations = {"GET": Operation("A version's blocks", answer=BlockList, query={"path": str, "version": int | None})}
-
+    @operation("A version's blocks", answer=BlockList, query={"path": str, "version": int | None})
     async def get(self) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         version, hashes = await self.services.db.run(files.list_hashes, target, self.optional_integer("version", low=1))
@@ -124,10 +116,7 @@ class RecipeHandler(FileHandler):
 
 
 class TrashHandler(FileHandler):
-    operations = {
-        "GET": Operation("What was deleted", answer=TrashList, query={"limit": int | None, "page": str | None})
-    }
-
+    @operation("What was deleted", answer=TrashList, query={"limit": int | None, "page": str | None})
     async def get(self) -> None:
         limit = self.integer("limit", PAGE_ENTRIES_MAX, low=1, high=PAGE_ENTRIES_MAX)
         found = await self.services.db.run(files.list_trash, self.session, limit, self.optional_text("page"))
@@ -135,8 +124,7 @@ class TrashHandler(FileHandler):
 
 
 class CreateFolderHandler(FileHandler):
-    operations = {"POST": Operation("Make a folder", body=CreateFolderBody, answer=Metadata)}
-
+    @operation("Make a folder", body=CreateFolderBody, answer=Metadata)
     async def post(self) -> None:
         body = self.body(CreateFolderBody)
         target = resolve(self.session, body.path, Role.EDITOR)
@@ -144,8 +132,7 @@ class CreateFolderHandler(FileHandler):
 
 
 class MoveHandler(FileHandler):
-    operations = {"POST": Operation("Move or rename", body=MoveBody, answer=Metadata)}
-
+    @operation("Move or rename", body=MoveBody, answer=Metadata)
     async def post(self) -> None:
         body = self.body(MoveBody)
         source = resolve(self.session, body.from_path, Role.EDITOR)
@@ -156,8 +143,7 @@ class MoveHandler(FileHandler):
 
 
 class CopyHandler(FileHandler):
-    operations = {"POST": Operation("Copy without sending a byte", body=CopyBody, answer=Metadata)}
-
+    @operation("Copy without sending a byte", body=CopyBody, answer=Metadata)
     async def post(self) -> None:
         body = self.body(CopyBody)
         source = resolve(self.session, body.from_path, Role.VIEWER)
@@ -168,8 +154,7 @@ class CopyHandler(FileHandler):
 
 
 class DeleteHandler(FileHandler):
-    operations = {"POST": Operation("Move to the trash", body=DeleteBody, answer=Deleted)}
-
+    @operation("Move to the trash", body=DeleteBody, answer=Deleted)
     async def post(self) -> None:
         body = self.body(DeleteBody)
         target = resolve(self.session, body.path, Role.EDITOR)
@@ -179,8 +164,7 @@ class DeleteHandler(FileHandler):
 
 
 class RestoreHandler(FileHandler):
-    operations = {"POST": Operation("Make an older version current, or undelete", body=RestoreBody, answer=Metadata)}
-
+    @operation("Make an older version current, or undelete", body=RestoreBody, answer=Metadata)
     async def post(self) -> None:
         body = self.body(RestoreBody)
         target = resolve(self.session, body.path, Role.EDITOR)
@@ -190,12 +174,9 @@ class RestoreHandler(FileHandler):
 class AnnounceHandler(FileHandler):
     """What is coming, told before its blocks: other devices may begin to wait, and the caller learns what to send."""
 
-    operations = {
-        "POST": Operation("Tell what is coming; which blocks to send", body=AnnounceBody, answer=AnnounceAnswer)
-    }
-
     body_bytes_max: ClassVar[int] = _COMMIT_BODY_BYTES_MAX
 
+    @operation("Tell what is coming; which blocks to send", body=AnnounceBody, answer=AnnounceAnswer)
     async def post(self) -> None:
         entries = self.body(AnnounceBody).entries
         writes = [_file_write(self.session, entry) for entry in entries]
@@ -232,10 +213,9 @@ class AnnounceHandler(FileHandler):
 
 
 class CommitHandler(FileHandler):
-    operations = {"POST": Operation("Write many files whose blocks have arrived", body=CommitBody, answer=CommitAnswer)}
-
     body_bytes_max: ClassVar[int] = _COMMIT_BODY_BYTES_MAX
 
+    @operation("Write many files whose blocks have arrived", body=CommitBody, answer=CommitAnswer)
     async def post(self) -> None:
         body = self.body(CommitBody)
         writes = [_file_write(self.session, entry) for entry in body.entries]

@@ -18,9 +18,9 @@ import re
 from typing import Any, ClassVar, Final
 
 from coordinator.access import resolve
-from coordinator.api.base import JSON_BODY_BYTES_MAX, 
-from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.base import JSON_BODY_BYTES_MAX
 from coordinator.api.files import FileHandler, parse_time
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import commits, uploads
 from coordinator.metadata.values import Upload, UploadState
 from coordinator.protocol.errors import (
@@ -131,11 +131,6 @@ class TusHandler(FileHandler):
 class CreateHandler(TusHandler):
     """POST: a new upload, by tus's headers or by our JSON body; with tus a first part may come along."""
 
-    operations = {
-        "POST": Operation("Begin a resumable upload; its Location speaks tus 1.0.0", body=UploadBody, status=201),
-        "OPTIONS": Operation("What this service supports of tus", status=204),
-    }
-
     async def prepare(self) -> None:
         self.login_required = self.request.method != "OPTIONS"  # type: ignore[misc]  # a question about the service
         await super().prepare()
@@ -178,6 +173,7 @@ class CreateHandler(TusHandler):
         else:
             self._body.append(chunk)
 
+    @operation("Begin a resumable upload; its Location speaks tus 1.0.0", body=UploadBody, status=201)
     async def post(self) -> None:
         if self._upload is None:
             await self._create(self.body(UploadBody), "")
@@ -193,6 +189,7 @@ class CreateHandler(TusHandler):
         self.set_status(201)
         self.finish()
 
+    @operation("What this service supports of tus", status=204)
     def options(self) -> None:
         self._headers["Tus-Version"] = VERSION
         self._headers["Tus-Extension"] = EXTENSIONS
@@ -225,12 +222,6 @@ class CreateHandler(TusHandler):
 class UploadAddress(TusHandler):
     """One upload: HEAD tells where to go on, PATCH appends, DELETE gives up."""
 
-    operations = {
-        "HEAD": Operation("Where the upload continues: Upload-Offset"),
-        "PATCH": Operation("Append bytes at Upload-Offset", status=204),
-        "DELETE": Operation("Give the upload up", status=204),
-        "OPTIONS": Operation("What this service supports of tus", status=204),
-    }
     options = CreateHandler.options
 
     async def prepare(self) -> None:
@@ -266,6 +257,7 @@ class UploadAddress(TusHandler):
             raise OffsetMismatch(expected_offset=self._upload.offset)
         check_fits(None if self.content_length is None else offset + self.content_length, self._upload.size_bytes)
 
+    @operation("Where the upload continues: Upload-Offset")
     async def head(self, upload: str) -> None:
         found = await self.services.db.run(uploads.get, self.session, upload)
         if found.active_epoch is not None:
@@ -282,6 +274,7 @@ class UploadAddress(TusHandler):
         self._headers["Upload-Expires"] = expiry_header(found)
         self.finish()
 
+    @operation("Append bytes at Upload-Offset", status=204)
     async def patch(self, upload: str) -> None:
         if self._stream is not None:
             await self.finish_stream(self._upload)
@@ -290,6 +283,7 @@ class UploadAddress(TusHandler):
         self._headers["Upload-Expires"] = expiry_header(self._upload)
         self.answer_nothing()
 
+    @operation("Give the upload up", status=204)
     async def delete(self, upload: str) -> None:
         self.publish([await self.services.db.run(uploads.cancel, self.session, upload)])
         self.answer_nothing()

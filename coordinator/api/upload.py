@@ -10,10 +10,9 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from coordinator.access import resolve
-from coordinator.api.base import 
-from coordinator.api.routes import Operation, RouteSpec
 from coordinator.api.files import parse_time
 from coordinator.api.render import metadata_body
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.api.tus import CreateHandler
 from coordinator.blocks.write import PlainBlock
 from coordinator.metadata import blocks, commits, uploads
@@ -31,21 +30,6 @@ class UploadHandler(CreateHandler):
 
     With uploadType=resumable it begins an upload instead, as POST /uploads does.
     """
-
-    operations = {
-        "POST": Operation(
-            "Upload a whole file (simple), or begin a resumable upload",
-            body=UploadBody,
-            answer=Metadata,
-            query={
-                "uploadType": str,
-                "path": str | None,
-                "base_version": int | None,
-                "mtime": str | None,
-                "executable": bool | None,
-            },
-        )
-    }
 
     async def begin(self) -> None:
         kind = self.text("uploadType", "resumable")
@@ -90,6 +74,18 @@ class UploadHandler(CreateHandler):
         else:
             self._plain += chunk
 
+    @operation(
+        "Upload a whole file (simple), or begin a resumable upload",
+        body=UploadBody,
+        answer=Metadata,
+        query={
+            "uploadType": str,
+            "path": str | None,
+            "base_version": int | None,
+            "mtime": str | None,
+            "executable": bool | None,
+        },
+    )
     async def post(self) -> None:
         if not self._simple:
             await super().post()
