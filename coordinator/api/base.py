@@ -21,7 +21,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -32,7 +32,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
-from coordinator.api.routes import Finished, Route
+from coordinator.api.routes import Finished, Operation, Route, RouteSpec
 from coordinator.metadata import accounts
 from coordinator.metrics import REQUESTS_RUNNING
 from coordinator.protocol.errors import (
@@ -48,6 +48,8 @@ from coordinator.protocol.errors import (
 if TYPE_CHECKING:
     from coordinator.metadata.values import Session
     from coordinator.services import Services
+
+__all__ = ["ApiHandler", "Operation", "RouteSpec", "Running", "hash_token", "parse_id"]
 
 log = logging.getLogger("coordinator.api")
 
@@ -110,6 +112,7 @@ class ApiHandler(RequestHandler):
     login_required: ClassVar[bool] = True
     admin_required: ClassVar[bool] = False
     body_bytes_max: ClassVar[int] = JSON_BODY_BYTES_MAX
+    operations: ClassVar[Mapping[str, Operation]] = {}  # by method, "GET", where `@operation` is not used
 
     services: Services
     session: Session  # set before `begin` where login_required

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import cache
 from types import NoneType
 from typing import Any, Final, get_args
 
 import msgspec
 
 from coordinator.api.base import ApiHandler
-from coordinator.api.routes import Operation, RouteSpec
+from coordinator.api.routes import Operation, RouteSpec, operation
 from coordinator.protocol.errors import ERRORS
 from coordinator.protocol.types import ErrorBody
 
@@ -20,6 +22,44 @@ class _ErrorAnswer(msgspec.Struct):
 
 class OpenApi(ApiHandler):
     login_required = False
+
+    @operation("This description")
+    async def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        await self.finish(_encode(tuple(self.settings["routes"])))
+
+
+@cache
+def _encode(routes: tuple[RouteSpec, ...]) -> bytes:
+    return msgspec.json.encode(describe(routes))
+
+
+def describe(routes: Sequence[RouteSpec]) -> dict[str, Any]:
+    """The OpenAPI document of these routes."""
+    described = [found for route in routes for found in _operations(route).values()]
+    kinds = {kind for found in described for kind in (found.body, found.answer) if kind is not None}
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
+    schemas, components = msgspec.json.schema_components(
+        [*ordered, _ErrorAnswer], schema_hook=_any_schema, ref_template="#/components/schemas/{name}"
+    )
+    by_kind = dict(zip(ordered, schemas, strict=False))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Holdfast", "version": "1", "description": _errors_text()},
+        "security": [{"bearer": []}],
+        "paths": {route.path: _path_item(route, by_kind) for route in routes},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _any_schema(kind: type) -> dict[str, Any]:
+    """For values of any type: an error's facts."""
+    if kind is not object:
+        raise NotImplementedError
+    return {}
 
 
 def _path_item(route: RouteSpec, by_kind: dict[type, dict[str, Any]]) -> dict[str, Any]:
@@ -35,9 +75,12 @@ def _path_item(route: RouteSpec, by_kind: dict[type, dict[str, Any]]) -> dict[st
 
 def _operations(route: RouteSpec) -> dict[str, Operation]:
     """The described methods of a route's handler, by name ("get")."""
-    names = [name.lower() for name in route.handler.SUPPORTED_METHODS]
-    found = {name: getattr(getattr(route.handler, name), "operation", None) for name in names}
-    return {name: operation for name, operation in found.items() if operation is not None}
+    found = {method.lower(): operation for method, operation in getattr(route.handler, "operations", {}).items()}
+    for name in (method.lower() for method in route.handler.SUPPORTED_METHODS):
+        operation = getattr(getattr(route.handler, name), "operation", None)
+        if operation is not None:
+            found[name] = operation
+    return found
 
 
 def _describe_operation(

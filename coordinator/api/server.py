@@ -21,7 +21,20 @@ from tornado.netutil import bind_sockets
 from tornado.routing import URLSpec
 from tornado.web import Application
 
-from coordinator.api import admin, auth, changes, devices, health, notifications, openapi
+from coordinator.api import (
+    admin,
+    auth,
+    blocks,
+    changes,
+    devices,
+    download,
+    files,
+    health,
+    notifications,
+    openapi,
+    tus,
+    upload,
+)
 from coordinator.api.base import Running, UnknownAddress
 from coordinator.api.routes import Route, RouteSpec
 from coordinator.config import CoordinatorConfig
@@ -32,7 +45,13 @@ from coordinator.services import Services
 log = logging.getLogger("coordinator.api")
 
 ROUTES: Final[tuple[RouteSpec, ...]] = (
+    # The busiest first: tornado looks through them in order.
+    *blocks.ROUTES,
     *changes.ROUTES,
+    *files.ROUTES,
+    *upload.ROUTES,
+    *download.ROUTES,
+    *tus.ROUTES,
     *auth.ROUTES,
     *devices.ROUTES,
     *notifications.ROUTES,
