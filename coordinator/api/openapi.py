@@ -59,7 +59,7 @@ def _any_schema(kind: type) -> dict[str, Any]:
     """For values of any type: an error's facts."""
     if kind is not object:
         raise NotImplementedError
-    return {}
+    return {"description": "any value"}
 
 
 def _path_item(route: RouteSpec, by_kind: dict[type, dict[str, Any]]) -> dict[str, Any]:
