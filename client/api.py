@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -79,12 +80,9 @@ class Api:
         """Everything in the folder, parents before children, fetched page by page."""
         page: str | None = None
         while True:
-            query = {
-                "path": path,
-                "limit": types.PAGE_ENTRIES_MAX,
-                "page": page,
-                "recursive": (recursive and "true") or None,
-            }
+            query: dict[str, str | int | None] = {"path": path, "limit": types.PAGE_ENTRIES_MAX, "page": page}
+            if recursive:
+                query["recursive"] = "true"
             answer = self._get("/files/list_folder", query, types.FolderPage)
             yield from answer.entries
             if answer.next_page is None:
@@ -149,7 +147,7 @@ class Api:
 
     def stream(
         self, path: str, version: int | None, byte_range: str
-    ) -> AbstractContextManager[tuple[int, Mapping[str, str], Iterator[bytes]]]:
+    ) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
         """A range of a file in pieces; raises ConnectionError where it breaks off (Connection.stream)."""
         return self._connection.stream(self._download_path(path, version), headers={"Range": byte_range})
 
@@ -213,6 +211,11 @@ class Api:
     def run_job(self, name: str) -> types.JobReport:
         answer = self._connection.call("POST", f"{_ROOT}/admin/jobs/{name}", read_timeout_s=JOB_TIMEOUT_S)
         return self._decode(answer, types.JobReport)
+
+    def change_node(self, name: str, action: str) -> dict[str, object]:
+        """`action` is "drain" or "remove"; the answer is the service's own."""
+        path = f"/admin/nodes/{quote(name, safe='')}/{action}"
+        return self._decode(self._connection.call("POST", _ROOT + path), dict[str, object])
 
     # --- plumbing -----------------------------------------------------------------------------------------------
 

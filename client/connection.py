@@ -81,7 +81,7 @@ def quote_query(query: Mapping[str, str | int | None]) -> str:
 
 
 class Connection:
-    """The pool belongs to this object; `_reached` tells that the service has answered at least once (any thread sets it)."""
+    """The pool belongs to this object; `_reached`, set by any thread, tells that the service has answered."""
 
     def __init__(
         self,
@@ -156,10 +156,8 @@ class Connection:
             time.sleep(delay)
 
     @contextmanager
-    def stream(
-        self, path: str, *, headers: Mapping[str, str]
-    ) -> Iterator[tuple[int, Mapping[str, str], Iterator[bytes]]]:
-        """One GET, not repeated: (status, headers, body in pieces of at most 1 MiB).
+    def stream(self, path: str, *, headers: Mapping[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """One GET, not repeated: (status, body in pieces of at most 1 MiB).
 
         A body that breaks off raises ConnectionError; the caller continues it with a range. Raises like `call`.
         """
@@ -173,7 +171,7 @@ class Connection:
                 if _worth_repeating(refusal):
                     raise ConnectionError(refusal.message) from refusal
                 raise refusal
-            yield response.status, response.headers, _pieces(response)
+            yield response.status, _pieces(response)
         finally:
             # A body that was not read to its end makes the connection useless for the next call.
             response.close()
@@ -192,7 +190,7 @@ class Connection:
         response = self._pool.request(
             method,
             self.url + path,
-            body=body,
+            body=body,  # type: ignore[arg-type]  # urllib3 sends any buffer without copying it
             headers={**self._pool.headers, **(headers or {})},
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout_s),
             redirect=False,

@@ -148,7 +148,7 @@ def range_pieces(transfer: Transfer, wanted: Wanted, byte_range: ByteRange) -> I
     while True:
         header = ByteRange(offset, offset + rest - 1).header() if rest else byte_range.header()
         try:
-            with api.stream(wanted.path, wanted.version, header) as (status, _, pieces):
+            with api.stream(wanted.path, wanted.version, header) as (status, pieces):
                 if status != 206:
                     raise BadAnswer(url=api.url, reason="it ignored the range")
                 for piece in pieces:

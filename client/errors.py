@@ -30,6 +30,7 @@ class ClientError(Exception):
     code: str = "failed"
     exit_code: ExitCode = ExitCode.FAILED
     template: ClassVar[str] = "This could not be done."
+    told: ClassVar[bool] = False  # True: the command has printed its JSON document already, with this in it
 
     def __init__(self, **facts: object) -> None:
         self.facts = facts
@@ -102,7 +103,7 @@ class FileChanged(ClientError):
 class RestIncomplete(ClientError):
     """Some entries of a folder tree were left out; their own sentences have been told already."""
 
-    code = "incomplete"
+    code, told = "incomplete", True
     template = "{failed} of {total} entries could not be handled; everything else is done."
 
     def __init__(self, *, exit_code: ExitCode, failed: int, total: int) -> None:
@@ -149,11 +150,9 @@ def exit_code_of(code: str, status: int) -> ExitCode:
 
 
 def error_object(error: ClientError) -> dict[str, object]:
-    """The object under "error" in JSON output."""
-    plain = {name: value for name, value in error.facts.items() if isinstance(value, str | int | float | bool | None)}
-    return {
-        **plain,
-        "code": error.code,
-        "message": error.message,
-        "request_id": error.request_id if isinstance(error, Refused) else "",
-    }
+    """The object under "error" in JSON output; a refusal brings its facts along."""
+    # A local name that is not UTF-8 must not make the document unprintable.
+    message = error.message.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(error, Refused):
+        return {**error.facts, "code": error.code, "message": message, "request_id": error.request_id}
+    return {"code": error.code, "message": message, "request_id": ""}

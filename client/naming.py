@@ -54,6 +54,12 @@ class Target:
     says_folder: bool
 
 
+def local_name(text: str) -> str:
+    """The name that the local source `text` has at its target; "." where the contents are meant (`.`, `dir/.`, `/`)."""
+    name = text.rstrip("/").rpartition("/")[2]
+    return "." if name in ("", ".", "..") else name
+
+
 def says_folder(text: str) -> bool:
     """Whether a path as it was written can only mean a folder (`docs/`, `/`)."""
     return text.endswith("/")
@@ -76,7 +82,7 @@ def place(source_name: str, target: Target, *, source_is_folder: bool) -> str:
 
 @dataclass(frozen=True)
 class ByteRange:
-    """A range as HTTP writes it: `first`-`last` inclusive; `last` None to the end; `first` None: the last `last` bytes."""
+    """A range as HTTP writes it, both ends included; `last` None: to the end; `first` None: the last `last` bytes."""
 
     first: int | None
     last: int | None
