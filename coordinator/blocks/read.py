@@ -59,20 +59,28 @@ class BlockReader:
 
     async def read(self, row: BlockRow) -> bytes:
         """The block's plaintext. Raises CannotRead (nodes away) and BlockDamaged (shards bad)."""
+        key = await self._keys.get(row.account_id)
+        return await self._collect(row, lambda sealed: open_block(sealed, row, key))
+
+    async def read_sealed(self, row: BlockRow) -> bytes:
+        """The sealed block, checked against its digest: what lost shards are rebuilt from. Raises as `read`."""
+        return await self._collect(row, lambda sealed: _check_whole(sealed, row))
+
+    async def _collect(self, row: BlockRow, accept: Callable[[memoryview], bytes]) -> bytes:
+        """Gather shards, join them, and give what `accept` makes of the sealed block; it raises BlockDamaged."""
         async with self._budget.hold(row.sealed_size + row.plain_size):
-            key = await self._keys.get(row.account_id)
             gathering = _Gathering(self._nodes, row, self._settings.timeout_s)
             try:
                 shards = await gathering.first(row.k)
                 try:
-                    return await self._cpu.run(_open, shards, row, key)
+                    return await self._cpu.run(lambda: accept(_join(shards, row)))
                 except BlockDamaged as error:
                     # Every shard passed its own digest and yet they do not add up: one of them lies. Ask for all.
                     _log.error("block.shards_disagree", extra={"block": row.block_id.hex(), "reason": str(error.facts)})
                     shards = await gathering.all()
-                    plain, liars = await self._cpu.run(_open_some, shards, row, key)
+                    sealed, liars = await self._cpu.run(_find_whole, shards, row)
                     gathering.bad |= liars
-                    return plain
+                    return await self._cpu.run(accept, sealed)
             finally:
                 await gathering.close()
                 if gathering.bad:
@@ -186,18 +194,21 @@ def _reading_order(row: BlockRow, readable: Sequence[bool]) -> list[int]:
     return sorted(indexes, key=lambda i: (not readable[i], row.k > 1 and i >= row.k, (i + turn) % len(indexes)))
 
 
-def _open(shards: Mapping[int, memoryview], row: BlockRow, key: bytes) -> bytes:
-    return open_block(join(shards, row.sealed_size, Code(row.k, row.m)), row, key)
+def _join(shards: Mapping[int, memoryview], row: BlockRow) -> memoryview:
+    return join(shards, row.sealed_size, Code(row.k, row.m))
 
 
-def _open_some(shards: Mapping[int, memoryview], row: BlockRow, key: bytes) -> tuple[bytes, set[int]]:
-    """Find k shards that add up to the sealed block; the plaintext, and which of the others are wrong."""
-    code = Code(row.k, row.m)
+def _check_whole(sealed: memoryview, row: BlockRow) -> bytes:
+    if not digest_matches(sealed, row):
+        raise BlockDamaged(block=row.block_id.hex(), cause="the sealed block's digest differs")
+    return bytes(sealed)
+
+
+def _find_whole(shards: Mapping[int, memoryview], row: BlockRow) -> tuple[memoryview, set[int]]:
+    """Find k shards that add up to the sealed block; the block, and which of the others are wrong."""
     for chosen in islice(combinations(sorted(shards), row.k), _SETS_TRIED_MAX):
-        sealed = join({index: shards[index] for index in chosen}, row.sealed_size, code)
+        sealed = _join({index: shards[index] for index in chosen}, row)
         if digest_matches(sealed, row):
-            right = encode(sealed, code)
-            return open_block(sealed, row, key), {
-                index for index in shards if bytes(shards[index]) != bytes(right[index])
-            }
+            right = encode(sealed, Code(row.k, row.m))
+            return sealed, {index for index in shards if bytes(shards[index]) != bytes(right[index])}
     raise BlockDamaged(block=row.block_id.hex(), cause="no set of its shards adds up to it")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from coordinator.blocks.cpu import CpuPool
 from coordinator.blocks.keys import AccountKeys, RootKey
 from coordinator.blocks.nodes import NodeKeys, NodePool
 from coordinator.blocks.read import BlockReader, ReadSettings
+from coordinator.blocks.rebuild import BlockRebuilder
 from coordinator.blocks.write import BlockWriter, PlainBlock, WriteSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.metadata import accounts, blocks, groups
@@ -58,6 +59,7 @@ class BlockStore:
         self.nodes = NodePool(lambda: db.run(groups.load_map), lambda: db.run(groups.map_version), keys, config.site)
         self._writer = BlockWriter(self.nodes, cpu, account_keys, writing, WriteSettings())
         self._reader = BlockReader(self.nodes, cpu, account_keys, reading, self._report, ReadSettings())
+        self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
         self._reporter: asyncio.Task[None] | None = None
 
@@ -83,6 +85,10 @@ class BlockStore:
         plain = await self._reader.read(row)
         BLOCK_BYTES.labels("read").inc(len(plain))
         return plain
+
+    async def rebuild(self, row: BlockRow, indexes: Collection[int]) -> set[int]:
+        """Put lost shards back; see BlockRebuilder.rebuild."""
+        return await self._rebuilder.rebuild(row, indexes)
 
     def _report(self, block_id: bytes, indexes: frozenset[int]) -> None:
         SHARDS_BAD.inc(len(indexes))

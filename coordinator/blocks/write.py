@@ -51,12 +51,13 @@ class PlainBlock:
 class _Coded:
     """A sealed block as shards for one group; shard i belongs into `slots[i]`."""
 
-    sealed: SealedBlock
-    k: int
-    m: int
+    row: BlockRow
     slots: tuple[Slot, ...]
     metas: tuple[ShardMeta, ...]
     payloads: tuple[memoryview | bytes, ...]
+
+    def missing(self, lost: set[Slot]) -> tuple[int, ...]:
+        return tuple(index for index, slot in enumerate(self.slots) if slot in lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class BlockWriter:
             coded = await self._cpu.run(_code_all, sealed, current)
             missing = await self._send(current, coded)
             if missing is not None:
-                return [_new_block(block, current, missing) for block in coded]
+                return [NewBlock(block.row, block.missing(missing)) for block in coded]
         raise self._no_group()
 
     async def _send(self, group: Group, coded: Sequence[_Coded]) -> set[Slot] | None:
@@ -130,7 +131,7 @@ class BlockWriter:
         hedge_until = loop.time() + self._settings.hedge_s
         waiting = set(tasks.values())
         while waiting:
-            enough = all(_durable(block, tasks) >= write_floor(block.k, block.m) for block in coded)
+            enough = all(_durable(block, tasks) >= write_floor(block.row.k, block.row.m) for block in coded)
             until = hedge_until if enough else deadline
             if loop.time() >= until:
                 break
@@ -143,7 +144,7 @@ class BlockWriter:
                 self._late.add(task)
                 task.add_done_callback(self._forget_late)
         await self._learn(tasks)
-        if any(_durable(block, tasks) < write_floor(block.k, block.m) for block in coded):
+        if any(_durable(block, tasks) < write_floor(block.row.k, block.row.m) for block in coded):
             return None
         return {slot for slot in group.slots if slot not in tasks or not _is_durable(tasks[slot])}
 
@@ -196,26 +197,10 @@ def _code(sealed: SealedBlock, group: Group) -> _Coded:
     else:
         payloads = _shards(sealed, Code(k, m))
         digests = [xxhash.xxh3_128_digest(payload) for payload in payloads]
-    metas = tuple(
-        ShardMeta(
-            block_id=sealed.block_id,
-            index=index,
-            k=k,
-            m=m,
-            group_id=group.id,
-            group_epoch=group.epoch,
-            plain_size=sealed.plain_size,
-            sealed_size=sealed.sealed_size,
-            codec=int(sealed.codec),
-            account_id=sealed.account_id,
-            payload_digest=digest,
-            sealed_digest=sealed.sealed_digest,
-            wrapped_key=sealed.wrapped_key,
-        )
-        for index, digest in enumerate(digests)
-    )
+    row = _block_row(sealed, group, k, m)
+    metas = tuple(shard_meta(row, group.epoch, index, digest) for index, digest in enumerate(digests))
     slots = tuple(slot_of_shard(group, sealed.block_id, k, index) for index in range(k + m))
-    return _Coded(sealed, k, m, slots, metas, tuple(payloads))
+    return _Coded(row, slots, metas, tuple(payloads))
 
 
 def _shards(sealed: SealedBlock, code: Code) -> list[memoryview | bytes]:
@@ -244,15 +229,14 @@ def _is_durable(task: asyncio.Task[None]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _new_block(coded: _Coded, group: Group, missing: set[Slot]) -> NewBlock:
-    sealed = coded.sealed
-    row = BlockRow(
+def _block_row(sealed: SealedBlock, group: Group, k: int, m: int) -> BlockRow:
+    return BlockRow(
         block_id=sealed.block_id,
         hash=sealed.hash,
         group_id=group.id,
         group_epoch=group.epoch,
-        k=coded.k,
-        m=coded.m,
+        k=k,
+        m=m,
         codec=int(sealed.codec),
         plain_size=sealed.plain_size,
         sealed_size=sealed.sealed_size,
@@ -260,7 +244,25 @@ def _new_block(coded: _Coded, group: Group, missing: set[Slot]) -> NewBlock:
         account_id=sealed.account_id,
         wrapped_key=sealed.wrapped_key,
     )
-    return NewBlock(row, tuple(index for index, slot in enumerate(coded.slots) if slot in missing))
+
+
+def shard_meta(row: BlockRow, group_epoch: int, index: int, payload_digest: bytes) -> ShardMeta:
+    """What shard `index` of a block says about itself in its header."""
+    return ShardMeta(
+        block_id=row.block_id,
+        index=index,
+        k=row.k,
+        m=row.m,
+        group_id=row.group_id,
+        group_epoch=group_epoch,
+        plain_size=row.plain_size,
+        sealed_size=row.sealed_size,
+        codec=row.codec,
+        account_id=row.account_id,
+        payload_digest=payload_digest,
+        sealed_digest=row.sealed_digest,
+        wrapped_key=row.wrapped_key,
+    )
 
 
 def new_block_id() -> bytes:
