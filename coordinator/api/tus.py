@@ -9,7 +9,6 @@ Source: tus resumable upload protocol 1.0.0.
 from __future__ import annotations
 
 import base64
-import binascii
 import email.utils
 import hashlib
 import hmac
@@ -298,7 +297,7 @@ def parse_metadata(text: str) -> dict[str, str]:
         key, _, value = pair.partition(" ")
         try:
             decoded = base64.b64decode(value.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # not base64, not ASCII, or not UTF-8
             raise BadRequest(reason="Upload-Metadata holds a value that is not UTF-8 in base64") from None
         if key in found:
             raise BadRequest(reason="Upload-Metadata holds a key twice")
@@ -323,7 +322,7 @@ def _parse_checksum(header: str | None) -> tuple[Any, bytes] | None:
     algorithm, _, value = header.partition(" ")
     try:
         expected = base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise BadRequest(reason="Upload-Checksum is not base64") from None
     if algorithm not in ALGORITHMS:
         raise BadRequest(reason=f"the checksum algorithm is none of {', '.join(ALGORITHMS)}")
