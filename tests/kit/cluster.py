@@ -68,6 +68,11 @@ class Process:
     pid: int
     disks: tuple[Path, ...]
 
+    def kill(self) -> None:
+        """kill -9; one that is gone already is no mistake of the test."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     def signal(self, number: signal.Signals) -> None:
         """Signal it; one that is gone already is no mistake of the test."""
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,150 @@
+"""kill -9 of every kind of process at random moments of an upload: what was acknowledged compares equal afterwards."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from tests.kit.cluster import Appliance, Session, short_folder, wait_until
+from tests.kit.faults import make_random
+
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def killed_appliance() -> Iterator[Appliance]:
+    with short_folder() as folder, Appliance(folder / "data") as appliance:
+        yield appliance
+
+
+@dataclass
+class Uploader:
+    """A thread that uploads files of random sizes one after the other until told to stop.
+
+    `acknowledged` and `refused` belong to the thread until it has ended. A call that broke leaves its file in doubt: it
+    may or may not have been stored, but if it was, then whole.
+    """
+
+    appliance: Appliance
+    rng: random.Random
+    name: str
+    acknowledged: dict[str, bytes] = field(default_factory=dict)
+    doubtful: dict[str, bytes] = field(default_factory=dict)
+    begun: int = 0
+    unexpected: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._session = self.appliance.login(self.name)
+        self._thread = threading.Thread(target=self._run, name=self.name)
+        self._thread.start()
+
+    def finish(self) -> None:
+        self._stop.set()
+        self._thread.join(120)
+        assert not self._thread.is_alive(), f"{self.name} hangs"
+        assert self.unexpected == []
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.begun += 1
+            path = f"/{self.name}-{self.begun}"
+            size = self.rng.choice((0, 1, 50_000, 300_000, 4 * 1024 * 1024 + 1, 9_000_000))
+            data = self.rng.randbytes(size)
+            try:
+                answer = self._session.put(path, data)
+            except urllib3.exceptions.HTTPError:
+                self.doubtful[path] = data
+                continue
+            if answer.status in (200, 201):
+                self.acknowledged[path] = data
+            elif answer.status in (500, 502, 503, 504):
+                self.doubtful[path] = data
+            else:
+                self.unexpected.append(f"{path}: {answer.status} {answer.body!r}")
+
+
+def check_files(session: Session, uploader: Uploader) -> None:
+    """Every acknowledged file is there, byte for byte; a doubtful one is whole or absent."""
+    for path, data in uploader.acknowledged.items():
+        answer = read_when_well(session, path)
+        assert answer.status == 200, f"{path} was acknowledged: {answer}"
+        assert answer.body == data, f"{path} differs"
+    for path, data in uploader.doubtful.items():
+        answer = read_when_well(session, path)
+        assert answer.status in (200, 404), f"{path}: {answer}"
+        assert answer.status == 404 or answer.body == data, f"{path} differs"
+
+
+def read_when_well(session: Session, path: str):  # type: ignore[no-untyped-def]
+    """Read a file; while the service recovers it may say so (503) or break the line, but not for long."""
+
+    def read():  # type: ignore[no-untyped-def]
+        try:
+            answer = session.get(path)
+        except urllib3.exceptions.HTTPError:
+            return None
+        return None if answer.status == 503 else answer
+
+    return wait_until(read, timeout_s=60, what=f"an answer for {path}")
+
+
+@pytest.mark.parametrize("role", ["coordinator", "node", "postgres"])
+def test_a_killed_process_comes_back_and_nothing_acknowledged_is_lost(killed_appliance: Appliance, role: str) -> None:
+    appliance = killed_appliance
+    rng = make_random(f"kill {role}")
+    uploaders = [Uploader(appliance, random.Random(rng.random()), f"{role}-{number}") for number in range(2)]
+    try:
+        for _ in range(ROUNDS):
+            begun = [uploader.begun for uploader in uploaders]
+            wait_until(
+                lambda begun=begun: all(u.begun > b for u, b in zip(uploaders, begun, strict=True)),
+                timeout_s=60,
+                what="further uploads",
+            )
+            # A random moment of an upload: what comes before it is counted, not slept.
+            threading.Event().wait(rng.uniform(0, 0.3))
+            victim = rng.choice(appliance.processes(role))
+            appliance.kill_child(victim.name)
+            appliance.wait_until_back(victim)
+    finally:
+        for uploader in uploaders:
+            uploader.finish()
+    assert all(uploader.acknowledged for uploader in uploaders), "nothing was acknowledged at all"
+    session = appliance.login("reader")
+    for uploader in uploaders:
+        check_files(session, uploader)
+
+
+def test_a_killed_supervisor_takes_all_down_and_the_next_start_has_everything(killed_appliance: Appliance) -> None:
+    appliance = killed_appliance
+    rng = make_random("kill supervisor")
+    for number in range(2):
+        uploader = Uploader(appliance, random.Random(rng.random()), f"supervisor-{number}")
+        wait_until(lambda uploader=uploader: uploader.begun > 2, timeout_s=60, what="uploads")
+        threading.Event().wait(rng.uniform(0, 0.3))
+        appliance.kill()
+        uploader.finish()
+        appliance.start()
+        check_files(appliance.login("reader"), uploader)
+
+
+def test_kill_everything_at_once_as_in_a_crash(killed_appliance: Appliance, tmp_path: Path) -> None:
+    appliance = killed_appliance
+    rng = make_random("kill all")
+    uploader = Uploader(appliance, random.Random(rng.random()), "crash")
+    wait_until(lambda: uploader.begun > 2, timeout_s=60, what="uploads")
+    everyone = appliance.processes()
+    rng.shuffle(everyone)
+    for process in everyone:
+        process.kill()
+    appliance.kill()
+    uploader.finish()
+    appliance.start()
+    check_files(appliance.login("reader"), uploader)
