@@ -33,6 +33,9 @@ _FIRST_HEDGE_S: Final = 0.2
 _HEDGE_MIN_S: Final = 0.02
 _HEDGE_MAX_S: Final = 1.0
 
+# A node that another coordinator suspects is still tried by one that it answers.
+_WRITABLE: Final = frozenset({NodeState.UP, NodeState.SUSPECT})
+
 _log = logging.getLogger(__name__)
 
 
@@ -101,10 +104,14 @@ class NodePool:
         """Read the cluster map again and connect to what is new in it."""
         new = await self._load_map()
         wanted = {node.id: node for node in new.nodes.values() if node.state is not NodeState.REMOVED}
-        for node_id in [known for known, node in self._nodes.items() if wanted.get(known) != node.facts]:
+        for node_id in [
+            known for known, node in self._nodes.items() if not _same_address(node.facts, wanted.get(known))
+        ]:
             self._nodes.pop(node_id).peer.close()
         for node_id, facts in wanted.items():
-            if node_id not in self._nodes:
+            if node_id in self._nodes:
+                self._nodes[node_id].facts = facts
+            else:
                 peer = NodePeer(
                     self._context,
                     facts.address,
@@ -245,3 +252,7 @@ class NodePool:
         node.disks = disks
         node.suspect_until = 0.0
         self._placement = None
+
+
+def _same_address(one: NodeInfo, other: NodeInfo | None) -> bool:
+    return other is not None and (one.address, one.public_key) == (other.address, other.public_key)

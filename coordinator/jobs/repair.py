@@ -1,8 +1,8 @@
 """Repair: bring back shards that are known to be missing or bad, the most endangered blocks first.
 
 Serves the `missing_shard` table, which writes, reads and verification fill. A shard whose node does not answer is put
-off, never given up: unknown is not absent. Moving the slots of a node that is out, and rebuilding from node to node, are
-not here; this rebuilds in place, through the coordinator.
+off, never given up: unknown is not absent. It rebuilds in place, through the coordinator; moving the slots of a node
+that is out, and rebuilding from node to node, are not here.
 """
 
 from __future__ import annotations
