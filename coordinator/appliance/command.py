@@ -20,8 +20,7 @@ from coordinator.appliance.layout import (
     LayoutError,
     Options,
     Paths,
-    parse_code,
-    with_defaults,
+    check_options,
 )
 from coordinator.appliance.logfiles import open_log
 from coordinator.appliance.run import Appliance, Description, lock_folder
@@ -79,14 +78,17 @@ def up(
     settled by the first start.
     """
     options = Options(port=port, bind=bind, sites=sites, nodes=nodes, disks=disks, code=code, workers=workers)
-    _check(options)
     paths = Paths(data.absolute())
     try:
+        if not paths.layout.exists():
+            check_options(options)
         lock_folder(paths)  # held until this process ends
         paths.logs.mkdir(mode=0o700, exist_ok=True)
         # Kept open for as long as the process lives.
         setup_logging("info", open(open_log(paths.logs / "supervisor.log"), "w", encoding="utf-8"))  # noqa: SIM115
         asyncio.run(_run(paths, options, restart=not no_restart, as_json=as_json))
+    except LayoutError as error:
+        raise click.UsageError(str(error)) from error
     except StartFailed as error:
         logging.getLogger(__name__).error("appliance.start_failed", extra={"reason": str(error)})
         for line in error.details:
@@ -103,17 +105,6 @@ async def _run(paths: Paths, options: Options, *, restart: bool, as_json: bool) 
     if not paths.layout.exists():
         _say(f"Making a new Holdfast appliance in {paths.root}; this takes a few seconds.")
     await Appliance(paths, options, restart=restart, say=_say).run(on_ready)
-
-
-def _check(options: Options) -> None:
-    """Refuse what cannot be, before anything is made."""
-    try:
-        wanted = with_defaults(options)
-        k, m = parse_code(wanted.code or "")
-    except LayoutError as error:
-        raise click.UsageError(str(error)) from error
-    if options.nodes is not None and options.code is not None and options.nodes < k + m:
-        raise click.UsageError(f"The code {options.code} needs at least {k + m} nodes per site.")
 
 
 def _ready_text(description: Description) -> str:

@@ -138,15 +138,9 @@ def parse_code(code: str) -> tuple[int, int]:
 
 def plan_layout(options: Options, *, new_id: Callable[[], str], free_ports: Callable[[int], Sequence[int]]) -> Layout:
     """The layout of a first start. `new_id` gives hex ids, `free_ports(n)` n ports. Raises LayoutError."""
-    wanted = with_defaults(options)
-    sites, nodes, disks, workers = _count(wanted.sites), _count(wanted.nodes), _count(wanted.disks), wanted.workers
-    code = wanted.code or ""
-    k, m = parse_code(code)
-    if nodes < k + m:
-        raise LayoutError(
-            f"The code {code} keeps {k + m} shards of a block on {k + m} different nodes, but a site has only {nodes}. "
-            f"Give --nodes {k + m} or more, or a smaller --code."
-        )
+    check_options(options)
+    wanted = _with_defaults(options)
+    sites, nodes, disks = _count(wanted.sites), _count(wanted.nodes), _count(wanted.disks)
     ports = iter(free_ports(2 * sites * nodes))
     node_layouts = []
     for site in range(1, sites + 1):
@@ -159,15 +153,26 @@ def plan_layout(options: Options, *, new_id: Callable[[], str], free_ports: Call
         cluster_id=new_id(),
         bind=wanted.bind or "",
         port=_count(wanted.port),
-        code=code,
+        code=wanted.code or "",
         nodes=tuple(node_layouts),
         workers=(),
     )
-    return with_workers(layout, _count(workers), free_ports)
+    return with_workers(layout, _count(wanted.workers), free_ports)
 
 
-def with_defaults(options: Options) -> Options:
-    """`options` with the defaults of a first start where nothing was said."""
+def check_options(options: Options) -> None:
+    """Raises LayoutError when no appliance can be made with these options."""
+    wanted = _with_defaults(options)
+    code, nodes = wanted.code or "", _count(wanted.nodes)
+    k, m = parse_code(code)
+    if nodes < k + m:
+        raise LayoutError(
+            f"The code {code} keeps {k + m} shards of a block on {k + m} different nodes, but a site has only {nodes}. "
+            f"Give --nodes {k + m} or more, or a smaller --code."
+        )
+
+
+def _with_defaults(options: Options) -> Options:
     said = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
     return msgspec.structs.replace(DEFAULTS, **said)
 
@@ -241,5 +246,5 @@ def encode_layout(layout: Layout) -> bytes:
 
 
 def _count(value: int | None) -> int:
-    assert value is not None  # with_defaults was applied
+    assert value is not None  # _with_defaults was applied
     return value

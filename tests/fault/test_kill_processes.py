@@ -15,6 +15,7 @@ from tests.kit.cluster import Appliance, Session, short_folder, wait_until
 from tests.kit.faults import make_random
 
 ROUNDS = 4
+pytestmark = pytest.mark.xdist_group("killed appliance")
 
 
 @pytest.fixture(scope="module")
