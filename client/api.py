@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from client.connection import Connection, quote_query
-from client.errors import BadAnswer, Refused
+from client.connection import READ_TIMEOUT_S, Connection, quote_query
+from client.errors import BadAnswer, NotOffered, Refused
 from coordinator.protocol import types
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ class Api:
             return 0
         return self._decode(answer.check(), types.Deleted).deleted
 
-    def versions(self, path: str, limit: int) -> list[types.VersionRow]:
-        return self._get("/files/list_revisions", {"path": path, "limit": limit}, types.VersionList).versions
+    def versions(self, path: str, limit: int, before: int | None = None) -> list[types.VersionRow]:
+        """Newest first; those below version `before` where it is given."""
+        query: dict[str, str | int | None] = {"path": path, "limit": limit, "before": before}
+        return self._get("/files/list_revisions", query, types.VersionList).versions
 
     def restore(self, path: str, version: int | None) -> types.Metadata:
         return self._post("/files/restore", types.RestoreBody(path=path, version=version), types.Metadata)
@@ -209,25 +211,41 @@ class Api:
         return self._post("/admin/users/disable", types.DisableUserBody(email=email), types.User)
 
     def run_job(self, name: str) -> types.JobReport:
-        answer = self._connection.call("POST", f"{_ROOT}/admin/jobs/{name}", read_timeout_s=JOB_TIMEOUT_S)
-        return self._decode(answer, types.JobReport)
+        return self._decode(self._post_admin(f"/admin/jobs/{name}", JOB_TIMEOUT_S), types.JobReport)
 
     def change_node(self, name: str, action: str) -> dict[str, object]:
         """`action` is "drain" or "remove"; the answer is the service's own."""
-        path = f"/admin/nodes/{quote(name, safe='')}/{action}"
-        return self._decode(self._connection.call("POST", _ROOT + path), dict[str, object])
+        return self._decode(self._post_admin(f"/admin/nodes/{quote(name, safe='')}/{action}"), dict[str, object])
+
+    def _post_admin(self, path: str, read_timeout_s: float = READ_TIMEOUT_S) -> Answer:
+        """Raises NotOffered when the service is older than what is asked of it."""
+        try:
+            return self._connection.call("POST", _ROOT + path, read_timeout_s=read_timeout_s)
+        except Refused as refusal:
+            if refusal.code == "not_found" and refusal.facts.get("what") == "address":
+                raise NotOffered(url=self.url) from refusal
+            raise
 
     # --- plumbing -----------------------------------------------------------------------------------------------
 
     def _get(self, path: str, query: Mapping[str, str | int | None], kind: type[T]) -> T:
-        return self._decode(self._connection.call("GET", _ROOT + path + quote_query(query)), kind)
+        try:
+            return self._decode(self._connection.call("GET", _ROOT + path + quote_query(query)), kind)
+        except Refused as refusal:
+            about = query.get("path")
+            refusal.path = about if isinstance(about, str) else None
+            raise
 
     def _post(self, path: str, body: msgspec.Struct, kind: type[T]) -> T:
         return self._decode(self._call_post(path, body), kind)
 
     def _call_post(self, path: str, body: msgspec.Struct, accept: tuple[int, ...] = ()) -> Answer:
         encoded = msgspec.json.encode(body)
-        return self._connection.call("POST", _ROOT + path, body=encoded, headers=_JSON, accept=accept)
+        try:
+            return self._connection.call("POST", _ROOT + path, body=encoded, headers=_JSON, accept=accept)
+        except Refused as refusal:
+            refusal.path = getattr(body, "path", None) or getattr(body, "from_path", None)
+            raise
 
     def _decode(self, answer: Answer, kind: type[T]) -> T:
         try:

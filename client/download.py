@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from client.api import Api
-from client.errors import BadAnswer, DamagedTransfer, LocalTrouble, Unreachable
+from client.errors import BadAnswer, DamagedTransfer, LocalTrouble, Refused, Unreachable
 from client.naming import ByteRange
 from client.parallel import Buffers, for_each, in_order
 from client.part import RANGE_SUFFIX, PartFile, with_executable
 from client.retry import Failure, RetryPolicy
 from client.source import SourceFile, Unsettled, local_error
 from client.transfer import Transfer
+from coordinator.protocol.errors import NotFound
 from coordinator.protocol.hashing import BLOCK_BYTES, block_size, content_hash, count_blocks, hash_block
 from coordinator.protocol.types import BlockList, Metadata, VersionRow
 
 TRANSFERS: Final = 4
 SMALL_BYTES_MAX: Final = BLOCK_BYTES  # one call instead of a recipe and a block
 FLUSH_BLOCKS: Final = 32  # 128 MiB between two flushes, so that the last one is short
-VERSIONS_MAX: Final = 1000
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,10 @@ def wanted_from(path: str, row: Metadata | VersionRow) -> Wanted:
 
 def find_version(api: Api, path: str, version: int) -> Wanted:
     """A named version, also of a deleted file. Raises Refused (not_found)."""
-    for row in api.versions(path, VERSIONS_MAX):
+    for row in api.versions(path, 1, before=version + 1):
         if row.version == version:
             return wanted_from(path, row)
-    # Older than the listing reaches, or not there at all: then this raises the service's own sentence.
-    recipe = api.blocks(path, version)
-    return Wanted(path, version, recipe.size, recipe.content_hash, None, False)
+    raise Refused(404, {"code": "not_found", "message": NotFound(what=f"version of {path}").message})
 
 
 def get_file(transfer: Transfer, wanted: Wanted, target: Path, *, sync_folder: bool = True) -> None:

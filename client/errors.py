@@ -75,6 +75,11 @@ class BadAnswer(ClientError):
     template = "The service at {url} answered something that this client does not understand ({reason})."
 
 
+class NotOffered(ClientError):
+    code = "not_offered"
+    template = "The service at {url} does not offer this yet. Nothing was changed."
+
+
 class DamagedTransfer(ClientError):
     code = "damaged_transfer"
     template = "What arrived for {path} is not what the service announced. Nothing was written; try again."
@@ -130,6 +135,7 @@ class Refused(ClientError):
         self.message = str(error.get("message") or f"The service refused this (HTTP status {status}).")
         self.request_id = str(error.get("request_id") or "")
         self.status = status
+        self.path: str | None = None  # what the refused call was about, where that was one path
         self.exit_code = exit_code_of(self.code, status)
         self.args = (self.message,)
 
@@ -149,10 +155,18 @@ def exit_code_of(code: str, status: int) -> ExitCode:
     return ExitCode.FAILED
 
 
+def sentence(error: ClientError) -> str:
+    """What a person reads; a refusal names what it is about."""
+    if isinstance(error, Refused) and error.path is not None and error.status in (404, 409):
+        return f"{error.path}: {error.message}"
+    return error.message
+
+
 def error_object(error: ClientError) -> dict[str, object]:
     """The object under "error" in JSON output; a refusal brings its facts along."""
     # A local name that is not UTF-8 must not make the document unprintable.
     message = error.message.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(error, Refused):
-        return {**error.facts, "code": error.code, "message": message, "request_id": error.request_id}
+        about = {"path": error.path} if error.path is not None else {}
+        return {**error.facts, **about, "code": error.code, "message": message, "request_id": error.request_id}
     return {"code": error.code, "message": message, "request_id": ""}

@@ -46,13 +46,13 @@ class Problems:
         """The "problems" list of JSON output."""
         return [{"path": one.path, "code": one.code, "message": one.message} for one in self._all]
 
-    def outcome(self, total: int) -> RestIncomplete | None:
-        """None when all went well. The exit code is the problems' own where they agree, else 1."""
+    def outcome(self, done: int) -> RestIncomplete | None:
+        """None when all went well beside `done` files. The exit code is the problems' own where they agree, else 1."""
         if not self._all:
             return None
         codes = {one.exit_code for one in self._all}
         exit_code = codes.pop() if len(codes) == 1 else ExitCode.FAILED
-        return RestIncomplete(exit_code=exit_code, failed=len(self._all), total=max(total, len(self._all)))
+        return RestIncomplete(exit_code=exit_code, failed=len(self._all), total=done + len(self._all))
 
 
 def concerns_all(error: ClientError) -> bool:

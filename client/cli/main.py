@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from client.errors import ClientError, ExitCode, UsageProblem, error_object
+from client.errors import ClientError, ExitCode, UsageProblem, error_object, sentence
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -130,7 +130,7 @@ class MissingPart(ClientError):
 def _tell(error: ClientError, wants_json: bool) -> int:
     from client.cli.output import write_json  # noqa: PLC0415  # only needed when something failed
 
-    click.echo(error.message, err=True)
+    click.echo(sentence(error), err=True)
     if wants_json and not error.told:
         write_json({"error": error_object(error)})
     return error.exit_code
