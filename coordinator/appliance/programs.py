@@ -82,7 +82,7 @@ def node_program(node: NodeLayout, paths: Paths) -> Program:
         site=node.site,
         argv=python_module("node", "serve", "--config", str(paths.config_file(node.name))),
         disks=disk_folders(node, paths),
-        stop_timeout_s=15.0,
+        stop_timeout_s=25.0,  # a little more than the node gives itself
     )
 
 
