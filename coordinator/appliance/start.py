@@ -92,15 +92,15 @@ class Start:
         """Bring everything up; gives the layout that runs. Raises StartFailed. Whoever cancels stops the supervisor."""
         try:
             await self._start_all()
-        except* ProgramFailed as failures:
-            failed = failures.exceptions[0]
-            while isinstance(failed, ExceptionGroup):
-                failed = failed.exceptions[0]
-            raise StartFailed(str(failed), list(getattr(failed, "tail", ()))) from failed
-        except* (LayoutError, PortTaken, PostgresError) as errors:
-            raise StartFailed(str(errors.exceptions[0])) from errors
-        except* OSError as errors:
-            raise StartFailed(f"The appliance cannot start: {errors.exceptions[0]}.") from errors
+        except Exception as error:
+            cause = _first_cause(error)
+            if isinstance(cause, ProgramFailed):
+                raise StartFailed(str(cause), list(cause.tail)) from error
+            if isinstance(cause, LayoutError | PortTaken | PostgresError):
+                raise StartFailed(str(cause)) from error
+            if isinstance(cause, OSError):
+                raise StartFailed(f"The appliance cannot start: {cause}.") from error
+            raise
         return self._layout
 
     async def _start_all(self) -> None:
@@ -245,6 +245,13 @@ class Start:
             if loop.time() >= deadline:
                 raise self._supervisor.failure(child.program, f"is not ready after {timeout_s:.0f} s")
             await asyncio.sleep(_ASK_EVERY_S)
+
+
+def _first_cause(error: Exception) -> Exception:
+    """Of steps that failed side by side, what one of them raised."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _make_folder(folder: Path) -> None:
