@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coordinator.metadata.values import Session, Target
+from coordinator.metadata.values import Mount, NamespaceId, Session, Target
 from coordinator.protocol.errors import NotAllowed, NotFound
 from coordinator.protocol.names import name_key, split_path
 from coordinator.protocol.types import Role
@@ -34,13 +34,25 @@ def resolve(session: Session, path: str, need: Role) -> Target:
     if not within:
         raise NotFound(what="file or folder")
     mount = max(within, key=lambda mount: len(mount.keys))
+    return _target(mount, names[len(mount.keys) :], need)
+
+
+def resolve_in(session: Session, namespace_id: NamespaceId, names: tuple[str, ...], need: Role) -> Target:
+    """As `resolve`, for what was resolved earlier (an upload): memberships may have changed since."""
+    for mount in session.mounts:
+        if mount.namespace_id == namespace_id:
+            return _target(mount, names, need)
+    raise NotFound(what="file or folder")
+
+
+def _target(mount: Mount, names: tuple[str, ...], need: Role) -> Target:
     if not may(mount.role, need):
         raise NotAllowed()
     return Target(
         namespace_id=mount.namespace_id,
         account_id=mount.account_id,
         role=mount.role,
-        names=names[len(mount.keys) :],
+        names=names,
         mount_path=mount.path,
         root_id=mount.root_id,
     )

@@ -41,7 +41,7 @@ async def claim_upload(services: Services, session: Session, upload_id: str) -> 
     if claimed.previous_active:
         services.hub.publish(_topic(upload_id), str(claimed.epoch))
         await _await_release(services, session, claimed)
-    return await services.db.run(uploads.force, upload_id, claimed.epoch), claimed.epoch
+    return await services.db.run(uploads.force, session, upload_id, claimed.epoch), claimed.epoch
 
 
 async def _await_release(services: Services, session: Session, claimed: Claim) -> None:

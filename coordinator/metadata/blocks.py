@@ -4,10 +4,15 @@ Guarantees: one live row for (account, hash); whoever loses that race has its sh
 A hash is "there" for a caller only through a version in a namespace that it may read, or because it sent the block.
 """
 
+# ruff: noqa: S608  # the SQL is composed of this package's constants only
+
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
+from coordinator.metadata import db
+from coordinator.metadata.rows import BLOCK, BLOCK_COLUMNS, block_of
 from coordinator.metadata.values import (
     AccountId,
     BlockRow,
@@ -17,6 +22,16 @@ from coordinator.metadata.values import (
     Session,
     UserId,
 )
+
+_RECORD: Final = """SELECT o_ord, o_id FROM record_blocks(
+    %s, %s, %s, %s, %s::bytea[], %s::bytea[], %s::integer[], %s::integer[], %s::integer[], %s::integer[], %s::integer[],
+    %s::integer[], %s::integer[], %s::bytea[], %s::bytea[], %s::bytea[], %s::integer[])"""
+
+# Whether the caller may count on block `b`: each probe is a scalar subquery, so that it stays one index look-up.
+_THERE: Final = """((SELECT 1 FROM staged_block s WHERE s.block_id = b.id AND s.user_id = %(user)s
+                        AND s.namespace_id = %(namespace)s LIMIT 1) IS NOT NULL
+                  OR (SELECT 1 FROM version_block v WHERE v.block_id = b.id
+                        AND v.namespace_id = ANY (%(readable)s::bigint[]) LIMIT 1) IS NOT NULL)"""
 
 
 def record(
@@ -31,56 +46,156 @@ def record(
     Answers in the order given the row that stands for each hash: another one where the account had that block already
     (the new shards are doomed then, a condemned row is revived). Safe to repeat.
     """
-    raise NotImplementedError
+    if not new_blocks:
+        return []
+    rows = [new.row for new in new_blocks]
+    missing = [(new.row.block_id, index) for new in new_blocks for index in new.missing]
+    replaced: dict[int, bytes] = dict(
+        db.rows(
+            _RECORD,
+            (
+                account_id,
+                namespace_id,
+                user_id,
+                upload_id,
+                [row.block_id for row in rows],
+                [row.hash for row in rows],
+                [row.group_id for row in rows],
+                [row.group_epoch for row in rows],
+                [row.k for row in rows],
+                [row.m for row in rows],
+                [row.codec for row in rows],
+                [row.plain_size for row in rows],
+                [row.sealed_size for row in rows],
+                [row.sealed_digest for row in rows],
+                [row.wrapped_key for row in rows],
+                [block_id for block_id, _ in missing],
+                [index for _, index in missing],
+            ),
+        )
+    )
+    if not replaced:
+        return rows
+    # The others stand for sure: their staged reference is committed.
+    standing = get_many(replaced.values())
+    return [standing[replaced[at]] if at in replaced else row for at, row in enumerate(rows, 1)]
 
 
 def find_missing(
     session: Session, account_id: AccountId, namespace_id: NamespaceId, hashes: Sequence[bytes]
 ) -> list[bytes]:
     """Which of `hashes` the caller must send to write in this namespace (of `account_id`); in order, no repeats."""
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT e.ord FROM unnest(%(hashes)s::bytea[]) WITH ORDINALITY AS e(hash, ord)
+            WHERE (SELECT 1 FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash AND {_THERE} LIMIT 1)
+                  IS NULL
+            ORDER BY e.ord""",
+        _caller(session, namespace_id, account=account_id, hashes=(distinct := list(dict.fromkeys(hashes)))),
+    )
+    return [distinct[ord_ - 1] for (ord_,) in found]
+
+
+def _caller(session: Session, namespace_id: NamespaceId, **more: object) -> dict[str, object]:
+    return {"user": session.user_id, "namespace": namespace_id, "readable": session.namespace_ids, **more}
 
 
 def find_readable(session: Session, namespace_id: NamespaceId, block_hash: bytes) -> BlockRow | None:
     """A block that a version in this namespace holds, or that the caller sent for it. Access is resolved already."""
-    raise NotImplementedError
+    found = db.row(
+        f"""SELECT {BLOCK} FROM namespace n CROSS JOIN LATERAL (
+                SELECT * FROM block b WHERE b.account_id = n.account_id AND b.hash = %(hash)s LIMIT 1) b
+            WHERE n.id = %(namespace)s AND {_THERE}""",
+        {"user": session.user_id, "namespace": namespace_id, "readable": [namespace_id], "hash": block_hash},
+    )
+    return block_of(found) if found else None
 
 
 def stage_existing(
     session: Session, account_id: AccountId, namespace_id: NamespaceId, upload_id: str | None, hashes: Sequence[bytes]
 ) -> list[BlockRow | None]:
     """Reference blocks that are there for the caller already instead of storing them again (None: not there)."""
-    raise NotImplementedError
+    found = db.rows(
+        f"""WITH there AS MATERIALIZED (
+                SELECT b.* FROM unnest(%(hashes)s::bytea[]) AS e(hash) CROSS JOIN LATERAL (
+                    SELECT * FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash FOR NO KEY UPDATE) b
+                WHERE {_THERE}
+            ), revived AS (
+                UPDATE block b SET condemned_at = NULL FROM there t WHERE b.id = t.id AND t.condemned_at IS NOT NULL
+            ), staged AS (
+                INSERT INTO staged_block (block_id, user_id, namespace_id, upload_id)
+                SELECT t.id, %(user)s, %(namespace)s, coalesce(%(upload)s, '') FROM there t
+                ON CONFLICT ON CONSTRAINT staged_block_pkey DO UPDATE SET created_at = now()
+            )
+            SELECT {BLOCK} FROM there b""",
+        _caller(session, namespace_id, account=account_id, upload=upload_id, hashes=list(dict.fromkeys(hashes))),
+    )
+    by_hash = {row.hash: row for row in map(block_of, found)}
+    return [by_hash.get(block_hash) for block_hash in hashes]
 
 
 def get_many(block_ids: Collection[bytes]) -> dict[bytes, BlockRow]:
-    raise NotImplementedError
+    """The rows of those that exist."""
+    found = db.rows(f"SELECT {BLOCK} FROM block b WHERE b.id = ANY (%s::bytea[])", (list(block_ids),))
+    return {row.block_id: row for row in map(block_of, found)}
+
+
+# --- what repair works on ---------------------------------------------------------------------------------------
 
 
 def report_missing(block_id: bytes, indexes: Collection[int], reason: str) -> None:
     """Shards that a read or a scrub found missing or bad: queue them for repair. Unknown blocks are ignored."""
-    raise NotImplementedError
+    db.run(
+        """INSERT INTO missing_shard (block_id, shard, reason)
+           SELECT b.id, e.shard, %(reason)s FROM block b CROSS JOIN unnest(%(indexes)s::integer[]) AS e(shard)
+           WHERE b.id = %(block)s AND e.shard < b.k + b.m
+           ON CONFLICT DO NOTHING""",
+        {"block": block_id, "indexes": sorted(indexes), "reason": reason},
+    )
 
 
-def list_missing(limit: int, after_attempts: int | None = None) -> list[MissingShard]:
+def list_missing(limit: int) -> list[MissingShard]:
     """What repair is to rebuild now, the smallest margin first, oldest first among equals."""
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT {BLOCK}, d.shard, b.m - (SELECT count(*) FROM missing_shard o WHERE o.block_id = d.block_id),
+                   d.since, d.attempts
+            FROM missing_shard d JOIN block b ON b.id = d.block_id WHERE d.next_attempt_at <= now()
+            ORDER BY {BLOCK_COLUMNS + 2}, d.since LIMIT %s""",
+        (limit,),
+    )
+    return [MissingShard(block_of(row[:BLOCK_COLUMNS]), *row[BLOCK_COLUMNS:]) for row in found]
 
 
 def mark_repaired(block_id: bytes, indexes: Collection[int]) -> None:
-    raise NotImplementedError
+    """They are durable where they belong again."""
+    db.run("DELETE FROM missing_shard WHERE block_id = %s AND shard = ANY (%s::integer[])", (block_id, sorted(indexes)))
 
 
 def postpone_repair(block_id: bytes, indexes: Collection[int], seconds: float) -> None:
     """The attempt failed; not again before `seconds` have passed."""
-    raise NotImplementedError
+    db.run(
+        """UPDATE missing_shard SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => %s)
+           WHERE block_id = %s AND shard = ANY (%s::integer[])""",
+        (seconds, block_id, sorted(indexes)),
+    )
 
 
 def count_missing() -> int:
     """Length of the repair queue."""
-    raise NotImplementedError
+    (count,) = db.one("SELECT count(*) FROM missing_shard")
+    return int(count)
 
 
 def count_by_margin() -> dict[int, int]:
     """How many blocks may lose how many more shards. Counts every block: for status and metrics, not for requests."""
-    raise NotImplementedError
+    found = db.rows(
+        """WITH weak AS (
+               SELECT b.m, b.m - count(*) AS margin FROM missing_shard d JOIN block b ON b.id = d.block_id
+               GROUP BY b.id, b.m
+           )
+           SELECT margin, sum(n)::bigint FROM (
+               SELECT b.m::bigint AS margin, count(*) AS n FROM block b GROUP BY b.m
+               UNION ALL SELECT w.m, -count(*) FROM weak w GROUP BY w.m
+               UNION ALL SELECT w.margin, count(*) FROM weak w GROUP BY w.margin) x
+           GROUP BY margin HAVING sum(n) > 0""",
+    )
+    return dict(found)

@@ -4,28 +4,145 @@ Guarantees: a commit is one transaction that holds its namespace's row, so that 
 namespace form one total order; a version is visible with all its blocks or not at all; the first commit on a base wins.
 """
 
+# ruff: noqa: S608  # the SQL is composed of this module's constants only
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from coordinator.metadata.values import CommitResults, FileWrite, Session, Written
+from coordinator.metadata import db, uploads
+from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
+from coordinator.metadata.entries import full_path
+from coordinator.metadata.values import (
+    CommitResults,
+    Entry,
+    FileWrite,
+    Head,
+    NamespaceId,
+    Session,
+    Target,
+    Written,
+)
+from coordinator.protocol.errors import ApiError, UploadGone
+from coordinator.protocol.hashing import content_hash
+from coordinator.protocol.types import Kind
+
+_RESULT: Final = """c.o_ord, c.o_error, c.o_fact, c.o_fact2, c.o_missing, c.o_file, c.o_parent, c.o_path, c.o_name,
+    c.o_version, c.o_modified_at, c.o_client_modified,
+    (SELECT a.email FROM user_account a WHERE a.id = c.o_modified_by)"""
+_COMMIT_FILES: Final = f"""SELECT {_RESULT} FROM commit_files(
+    %s, %s, %s, %s, %s, %s::bigint[], %s, NULL, %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[],
+    %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[], %s::integer[], %s::timestamptz[], %s::boolean[]) c"""
+_COMMIT_UPLOAD: Final = f"SELECT {_RESULT} FROM commit_upload(%s, %s, %s, %s::bigint[]) c"
 
 
 def commit_files(session: Session, writes: Sequence[FileWrite], request_key: str | None = None) -> CommitResults:
     """Write each file or say why not; every entry succeeds or fails by itself. Missing parent folders are made.
 
-    One round trip and one transaction for each namespace among the targets. An entry whose current content is already
-    what it would write succeeds without a new version; so does the repeat of a commit with the same `request_key`.
+    One round trip and one transaction for each namespace among the targets (more where the batch writes a path twice).
+    An entry whose current content is already what it would write succeeds without a new version; so does the repeat of
+    a commit with the same `request_key`. The caller has checked that the session may write there.
     The errors: VersionConflict (`current_version`), BlocksMissing (`missing`), QuotaExceeded, IsAFolder, NotAFolder,
-    SizeMismatch, BadRequest.
+    SizeMismatch.
     """
-    raise NotImplementedError
+    results: dict[int, Entry | ApiError] = {}
+    good = []
+    for at, write in enumerate(writes):
+        if (error := check_write(write)) is not None:
+            results[at] = error
+        else:
+            good.append((at, write))
+    heads: dict[NamespaceId, Head] = {}
+    for run in split_into_runs(good):
+        outcome, head = _commit_run(session, run, request_key)
+        results.update(zip(run.at, outcome, strict=True))
+        heads[head.namespace_id] = head
+    return CommitResults(tuple(results[at] for at in range(len(writes))), tuple(heads.values()))
+
+
+def _commit_run(session: Session, run: Run, request_key: str | None) -> tuple[list[Entry | ApiError], Head]:
+    target = run.writes[0].target
+    folder_names, folder_keys, folder = run.folders()
+    contents = [content_hash(write.hashes) for write in run.writes]
+    *found, head = db.rows(
+        _COMMIT_FILES,
+        (
+            target.namespace_id,
+            target.account_id,
+            target.root_id,
+            session.user_id,
+            session.device_id,
+            session.namespace_ids,
+            request_key,
+            folder_names,
+            folder_keys,
+            folder,
+            [write.target.names[-1] for write in run.writes],
+            [keys[-1] for keys in run.keys],
+            run.digests(),
+            [write.size_bytes for write in run.writes],
+            [b"".join(write.hashes) for write in run.writes],
+            contents,
+            [write.base_version or 0 for write in run.writes],
+            [write.client_modified_at for write in run.writes],
+            [write.executable for write in run.writes],
+        ),
+    )
+    outcome = [
+        _outcome(row, write.target, write.size_bytes, content, write.executable)
+        for row, write, content in zip(found, run.writes, contents, strict=True)
+    ]
+    return outcome, Head(target.namespace_id, head[2], head[3])
+
+
+def _outcome(row: db.Row, target: Target, size: int, content: bytes | None, executable: bool) -> Entry | ApiError:
+    _, error, fact, fact2, missing, file_id, parent_id, path, name, version, at, client_at, by = row
+    if error == "size_mismatch":
+        return refusal(error, size, fact)
+    if error is not None:
+        return refusal(error, fact, fact2, missing)
+    return Entry(
+        namespace_id=target.namespace_id,
+        id=file_id,
+        parent_id=parent_id,
+        path=full_path(target.mount_path, path),
+        name=name,
+        kind=Kind.FILE,
+        version=version,
+        size_bytes=size,
+        content_hash=content,
+        modified_at=at,
+        client_modified_at=client_at,
+        modified_by=by or "",
+        executable=executable,
+    )
 
 
 def commit_upload(session: Session, upload_id: str) -> Written:
     """Make a streamed upload whose every byte has arrived the file's new version. Repeating it answers the same.
 
-    The last stretch must have been joined to one block. Raises UploadGone, NotFound (not the caller's), OffsetMismatch
-    (bytes are missing), and what commit_files names; on those the upload stays as it was.
+    The last stretch must have been joined to one block. Raises UploadGone, NotFound (not the caller's), NotAllowed,
+    OffsetMismatch (bytes are missing), and what commit_files names; on those the upload stays as it was.
     """
-    raise NotImplementedError
+    upload = uploads.get(session, upload_id)
+    found = db.rows(
+        _COMMIT_UPLOAD,
+        (upload_id, session.user_id, session.device_id, session.namespace_ids),
+    )
+    target = upload.target
+    if found[0][1] is not None:
+        if found[0][1] == "size_mismatch":
+            raise refusal("size_mismatch", upload.size_bytes, found[0][2])
+        raise refusal(*found[0][1:5])
+    version = db.row(
+        """SELECT size_bytes, content_hash, executable FROM file_version
+           WHERE namespace_id = %s AND file_id = %s AND version = %s""",
+        (target.namespace_id, found[0][5], found[0][9]),
+    )
+    if version is None:
+        raise UploadGone()
+    path = found[0][7] if found[0][7] is not None else "".join(f"/{name}" for name in target.names)
+    entry = _outcome((*found[0][:7], path, *found[0][8:]), target, *version)
+    assert isinstance(entry, Entry)
+    return Written(entry, Head(target.namespace_id, found[1][2], found[1][3]))

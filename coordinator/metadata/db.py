@@ -103,7 +103,7 @@ class _Connection:
     def close(self) -> None:
         raw, self.raw = self.raw, None
         if raw is not None:
-            database.dispose()  # type: ignore[no-untyped-call]  # forget it, also amid a transaction that is lost
+            database.dispose()  # forget it, also amid a transaction that is lost
             raw.close()
 
     def abort(self) -> None:

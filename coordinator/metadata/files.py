@@ -1,14 +1,39 @@
 """Reading the tree: entries, folder pages, versions, the trash, and the recipes that downloads follow.
 
-Every call is one round trip and follows indexes only, so that it takes as long at a million files as at a thousand.
+Every call is one round trip (the trash: two) and follows indexes only, so that it takes as long at a million files as
+at a thousand.
 """
+
+# ruff: noqa: S608  # the SQL is composed of this package's constants only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from coordinator.metadata import db
+from coordinator.metadata.entries import (
+    ENTRY,
+    ENTRY_COLUMNS,
+    VERSION,
+    VERSION_COLUMNS,
+    check_walk,
+    entry_of,
+    full_path,
+    keys_of,
+    version_of,
+)
+from coordinator.metadata.pages import decode_page, encode_page
+from coordinator.metadata.rows import BLOCK, BLOCK_COLUMNS, block_of
 from coordinator.metadata.values import (
+    BlockRow,
+    Deleted,
     Entry,
     EntryPage,
     FileId,
+    Mount,
     NamespaceId,
     Recipe,
     Session,
@@ -16,31 +41,128 @@ from coordinator.metadata.values import (
     TrashPage,
     VersionInfo,
 )
+from coordinator.protocol.errors import IsAFolder, NotAFolder, NotFound
+from coordinator.protocol.types import Kind, Role
+
+_WALK: Final = "walk(%(namespace)s, %(root)s, %(keys)s::text[], false) w"
+_WALK_TRASH: Final = "walk(%(namespace)s, %(root)s, %(keys)s::text[], true) w"
+_FILE_OF_WALK: Final = "(SELECT * FROM file f WHERE f.namespace_id = %(namespace)s AND f.id = w.id LIMIT 1) f"
+
+
+def _walk(target: Target, **more: object) -> dict[str, object]:
+    keys = keys_of(target.names)
+    return {"namespace": target.namespace_id, "root": target.root_id, "keys": keys, **more}
 
 
 def get_entry(target: Target) -> Entry:
     """Raises NotFound, NotAFolder (a file stands where the path needs a folder)."""
-    raise NotImplementedError
+    depth, is_folder, path, *entry = db.one(
+        f"""SELECT w.depth, w.is_folder, w.path, {ENTRY}
+            FROM {_WALK} CROSS JOIN LATERAL {_FILE_OF_WALK}""",
+        _walk(target),
+    )
+    check_walk(target, depth, is_folder)
+    found = entry_of(tuple(entry), full_path(target.mount_path, path))
+    # A root is called what the caller mounts it as.
+    return found if target.names else replace(found, name=target.mount_path.rpartition("/")[2])
+
+
+# --- folders ----------------------------------------------------------------------------------------------------
 
 
 def list_folder(session: Session, target: Target, limit: int, page: str | None = None) -> EntryPage:
     """Entries in name-key order, mounted namespaces among them. Raises NotFound, NotAFolder, BadRequest (page)."""
-    raise NotImplementedError
+    after = decode_page(page, str) if page else ""
+    found = db.rows(
+        f"""SELECT w.depth, w.is_folder, w.path, f.name_key, {ENTRY}
+            FROM {_WALK} LEFT JOIN LATERAL (
+                SELECT * FROM file f WHERE w.depth = cardinality(%(keys)s::text[]) AND w.is_folder
+                   AND f.namespace_id = %(namespace)s AND f.parent_id = w.id AND f.deleted_at IS NULL
+                   AND f.name_key > %(after)s COLLATE "C"
+                ORDER BY f.name_key LIMIT %(limit)s) f ON true""",
+        _walk(target, after=after, limit=limit + 1),
+    )
+    depth, is_folder, path = found[0][:3]
+    check_walk(target, depth, is_folder)
+    if not is_folder:
+        raise NotAFolder()
+    above = full_path(target.mount_path, path).removesuffix("/")
+    keyed = [(row[3], entry_of(row[4:], f"{above}/{row[7]}")) for row in found if row[3] is not None]
+    mounted = _mounted_below(session, target, above, after)
+    hidden = {key for key, _ in mounted}  # a mount stands in front of a folder of the same name
+    # Python orders text by code points, which is the order of the UTF-8 bytes that the C collation compares.
+    merged = sorted([*(pair for pair in keyed if pair[0] not in hidden), *mounted], key=lambda pair: pair[0])
+    more = len(keyed) > limit or len(merged) > limit
+    shown = merged[:limit]
+    return EntryPage(tuple(entry for _, entry in shown), encode_page(shown[-1][0]) if more and shown else None)
+
+
+def _mounted_below(session: Session, target: Target, above: str, after: str) -> list[tuple[str, Entry]]:
+    """The namespaces that are mounted directly in this folder, as folders, with their name keys."""
+    here = tuple(keys_of([*target.mount_path.split("/")[1:], *target.names]))
+    mounts = [mount for mount in session.mounts if mount.keys and mount.keys[:-1] == here and mount.keys[-1] > after]
+    if not mounts:
+        return []
+    found = db.rows(
+        f"""SELECT {ENTRY} FROM unnest(%s::bigint[], %s::bigint[]) AS m(namespace_id, id)
+            CROSS JOIN LATERAL (
+                SELECT * FROM file f WHERE f.namespace_id = m.namespace_id AND f.id = m.id LIMIT 1) f""",
+        ([mount.namespace_id for mount in mounts], [mount.root_id for mount in mounts]),
+    )
+    by_namespace = {row[0]: row for row in found}
+    return [(mount.keys[-1], _mount_entry(mount, by_namespace[mount.namespace_id], above)) for mount in mounts]
+
+
+def _mount_entry(mount: Mount, row: db.Row, above: str) -> Entry:
+    name = mount.path.rpartition("/")[2]
+    return entry_of((*row[:3], name, *row[4:]), f"{above}/{name}")
 
 
 def list_tree(target: Target, limit: int, page: str | None = None) -> EntryPage:
     """Everything below a folder, depth first in name-key order, parents before children; one namespace only."""
-    raise NotImplementedError
+    after = decode_page(page, list[str]) if page else []
+    found = db.rows(
+        f"""SELECT w.depth, w.is_folder, w.path, b.o_keys, b.o_path, {ENTRY}
+            FROM {_WALK} LEFT JOIN LATERAL list_below(%(namespace)s,
+                     CASE WHEN w.is_folder AND w.depth = cardinality(%(keys)s::text[]) THEN w.id END,
+                     %(after)s::text[], %(limit)s) b ON true
+            LEFT JOIN LATERAL (
+                SELECT * FROM file f WHERE f.namespace_id = %(namespace)s AND f.id = b.o_id LIMIT 1) f ON true""",
+        _walk(target, after=after, limit=limit + 1),
+    )
+    depth, is_folder, path = found[0][:3]
+    check_walk(target, depth, is_folder)
+    if not is_folder:
+        raise NotAFolder()
+    above = full_path(target.mount_path, path).removesuffix("/")
+    entries = [(row[3], entry_of(row[5:], above + row[4])) for row in found if row[3] is not None]
+    shown = entries[:limit]
+    more = len(entries) > limit
+    return EntryPage(tuple(entry for _, entry in shown), encode_page(shown[-1][0]) if more else None)
+
+
+# --- versions ---------------------------------------------------------------------------------------------------
 
 
 def list_versions(target: Target, limit: int, before: int | None = None) -> list[VersionInfo]:
     """Newest first, those below version `before`. Also of a file that lies in the trash. Raises NotFound, IsAFolder."""
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT w.depth, w.is_folder, {VERSION} FROM {_WALK_TRASH} LEFT JOIN LATERAL (
+                SELECT * FROM file_version v WHERE v.namespace_id = %(namespace)s AND v.file_id = w.id
+                   AND v.version < %(before)s ORDER BY v.version DESC LIMIT %(limit)s) v ON true""",
+        _walk(target, before=before if before is not None else 2**31 - 1, limit=limit),
+    )
+    _check_file(target, *found[0][:2])
+    return [version_of(row[2:]) for row in found if row[2] is not None]
 
 
-def list_trash(session: Session, limit: int, page: str | None = None) -> TrashPage:
-    """What was deleted in the namespaces that the caller may write to, newest first; a folder is one row."""
-    raise NotImplementedError
+def _check_file(target: Target, depth: int, is_folder: bool) -> None:
+    check_walk(target, depth, is_folder)
+    if is_folder:
+        raise IsAFolder()
+
+
+_VERSION_COLUMNS_END: Final = 3 + ENTRY_COLUMNS + VERSION_COLUMNS
 
 
 def get_recipe(target: Target, version: int | None, first_block: int, count: int) -> Recipe:
@@ -48,17 +170,146 @@ def get_recipe(target: Target, version: int | None, first_block: int, count: int
 
     A named version of a file in the trash is found, too. Raises NotFound, IsAFolder.
     """
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT w.depth, w.is_folder, w.path, {ENTRY}, {VERSION}, {BLOCK}
+            FROM {_WALK if version is None else _WALK_TRASH}
+            CROSS JOIN LATERAL {_FILE_OF_WALK}
+            LEFT JOIN LATERAL (
+                SELECT * FROM file_version v WHERE v.namespace_id = f.namespace_id AND v.file_id = f.id
+                   AND v.version = coalesce(%(version)s::integer, f.version) LIMIT 1) v ON true
+            LEFT JOIN LATERAL ({_BLOCKS_OF_V}) b ON true""",
+        _walk(target, version=version, first=first_block, after=first_block + count),
+    )
+    _check_file(target, *found[0][:2])
+    path, version_row = found[0][2], found[0][3 + ENTRY_COLUMNS : _VERSION_COLUMNS_END]
+    if version_row[0] is None:
+        raise NotFound(what="version")
+    return Recipe(
+        entry=entry_of(found[0][3 : 3 + ENTRY_COLUMNS], full_path(target.mount_path, path)),
+        version=version_of(version_row),
+        first_block=first_block,
+        blocks=_blocks(found, _VERSION_COLUMNS_END),
+    )
+
+
+# The blocks of version `v` in order. The inner OFFSET 0 keeps the planner on one index range and a look-up for each.
+_BLOCKS_OF_V: Final = """
+    SELECT b.* FROM (
+        SELECT p.block_id, p.block_index FROM version_block p WHERE p.namespace_id = v.namespace_id
+           AND p.file_id = v.file_id AND p.version = v.version
+           AND p.block_index >= %(first)s AND p.block_index < %(after)s
+        ORDER BY p.block_index) p
+    CROSS JOIN LATERAL (SELECT * FROM block b WHERE b.id = p.block_id LIMIT 1) b
+    ORDER BY p.block_index"""
+
+
+def _blocks(found: Sequence[db.Row], start: int) -> tuple[BlockRow, ...]:
+    return tuple(block_of(row[start : start + BLOCK_COLUMNS]) for row in found if row[start] is not None)
 
 
 def get_more_recipe(namespace_id: NamespaceId, file_id: FileId, version: int, first_block: int, count: int) -> Recipe:
-    """The following blocks of a version that get_recipe named; the path may have changed meanwhile.
+    """The following blocks of a version that get_recipe named; the path may have changed meanwhile (it is "" here).
 
     Raises NotFound when retention has removed the version since.
     """
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT {ENTRY}, {VERSION}, {BLOCK} FROM file f JOIN file_version v
+            ON v.namespace_id = f.namespace_id AND v.file_id = f.id AND v.version = %(version)s
+            LEFT JOIN LATERAL ({_BLOCKS_OF_V}) b ON true
+            WHERE f.namespace_id = %(namespace)s AND f.id = %(file)s""",
+        {
+            "namespace": namespace_id,
+            "file": file_id,
+            "version": version,
+            "first": first_block,
+            "after": first_block + count,
+        },
+    )
+    if not found:
+        raise NotFound(what="version")
+    start = ENTRY_COLUMNS + VERSION_COLUMNS
+    return Recipe(
+        entry=entry_of(found[0][:ENTRY_COLUMNS], ""),
+        version=version_of(found[0][ENTRY_COLUMNS:start]),
+        first_block=first_block,
+        blocks=_blocks(found, start),
+    )
 
 
 def list_hashes(target: Target, version: int | None) -> tuple[VersionInfo, list[bytes]]:
     """All block hashes of a version in order. Raises NotFound, IsAFolder."""
-    raise NotImplementedError
+    found = db.rows(
+        f"""SELECT w.depth, w.is_folder, {VERSION}, h.hashes FROM {_WALK if version is None else _WALK_TRASH}
+            CROSS JOIN LATERAL {_FILE_OF_WALK}
+            LEFT JOIN LATERAL (
+                SELECT * FROM file_version v WHERE v.namespace_id = f.namespace_id AND v.file_id = f.id
+                   AND v.version = coalesce(%(version)s::integer, f.version) LIMIT 1) v ON true
+            LEFT JOIN LATERAL (
+                SELECT string_agg(b.hash, ''::bytea ORDER BY p.block_index) AS hashes FROM (
+                    SELECT * FROM version_block p WHERE p.namespace_id = v.namespace_id AND p.file_id = v.file_id
+                       AND p.version = v.version OFFSET 0) p
+                CROSS JOIN LATERAL (SELECT b.hash FROM block b WHERE b.id = p.block_id LIMIT 1) b) h ON true""",
+        _walk(target, version=version),
+    )
+    _check_file(target, *found[0][:2])
+    if found[0][2] is None:
+        raise NotFound(what="version")
+    whole = found[0][-1] or b""
+    return version_of(found[0][2:-1]), [whole[at : at + 32] for at in range(0, len(whole), 32)]
+
+
+# --- the trash --------------------------------------------------------------------------------------------------
+
+
+def list_trash(session: Session, limit: int, page: str | None = None) -> TrashPage:
+    """What was deleted in the namespaces that the caller may write to, newest first; a folder is one row."""
+    mounts = {mount.namespace_id: mount for mount in session.mounts if mount.role is not Role.VIEWER}
+    before_at, before_id = decode_page(page, tuple[datetime, int]) if page else (None, 0)
+    found = db.rows(
+        """SELECT t.namespace_id, t.id, t.parent_id, t.name, t.is_folder, t.size_bytes, t.version, t.deleted_at,
+                  (SELECT a.email FROM user_account a WHERE a.id = t.deleted_by)
+           FROM unnest(%(namespaces)s::bigint[]) AS n(id) CROSS JOIN LATERAL (
+               SELECT * FROM file f WHERE f.namespace_id = n.id AND f.deleted_at IS NOT NULL
+                  AND (f.deleted_at, f.id) < (coalesce(%(at)s::timestamptz, 'infinity'), %(id)s::bigint)
+               ORDER BY f.deleted_at DESC, f.id DESC LIMIT %(limit)s) t
+           ORDER BY t.deleted_at DESC, t.id DESC LIMIT %(limit)s""",
+        {"namespaces": sorted(mounts), "at": before_at, "id": before_id, "limit": limit + 1},
+    )
+    shown = found[:limit]
+    above = paths_of([(NamespaceId(row[0]), FileId(row[2])) for row in shown])
+    entries = tuple(
+        Deleted(
+            namespace_id=row[0],
+            id=row[1],
+            path=full_path(mounts[row[0]].path, f"{above.get((row[0], row[2]), '')}/{row[3]}"),
+            kind=Kind.FOLDER if row[4] else Kind.FILE,
+            size_bytes=row[5],
+            version=row[6],
+            deleted_at=row[7],
+            deleted_by=row[8] or "",
+        )
+        for row in shown
+    )
+    last = shown[-1] if len(found) > limit else None
+    return TrashPage(entries, encode_page((last[7], last[1])) if last else None)
+
+
+def paths_of(folders: Sequence[tuple[NamespaceId, FileId]]) -> dict[tuple[NamespaceId, FileId], str]:
+    """Where these folders stand or stood, from their namespaces' roots ("" for a root); in one round trip."""
+    distinct = sorted(set(folders))
+    found = db.rows(
+        """WITH RECURSIVE up AS (
+               SELECT e.ord, f.namespace_id, f.parent_id,
+                      CASE WHEN f.parent_id IS NULL THEN '' ELSE '/' || f.name END AS path
+               FROM unnest(%s::bigint[], %s::bigint[]) WITH ORDINALITY AS e(namespace_id, id, ord) CROSS JOIN LATERAL (
+                   SELECT * FROM file f WHERE f.namespace_id = e.namespace_id AND f.id = e.id LIMIT 1) f
+               UNION ALL
+               SELECT u.ord, f.namespace_id, f.parent_id,
+                      CASE WHEN f.parent_id IS NULL THEN u.path ELSE '/' || f.name || u.path END
+               FROM up u CROSS JOIN LATERAL (
+                   SELECT * FROM file f WHERE f.namespace_id = u.namespace_id AND f.id = u.parent_id LIMIT 1) f
+           )
+           SELECT ord, path FROM up WHERE parent_id IS NULL""",
+        ([namespace for namespace, _ in distinct], [folder for _, folder in distinct]),
+    )
+    return {distinct[ord_ - 1]: path for ord_, path in found}
