@@ -15,7 +15,7 @@ import pytest
 
 from client.errors import ExitCode
 from coordinator.protocol.hashing import BLOCK_BYTES
-from tests.kit.client import Device
+from tests.kit.commands import Device
 from tests.kit.cluster import Appliance, child_environment
 from tests.kit.fake_service import EMAIL, PASSWORD, FakeService
 
