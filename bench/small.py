@@ -35,6 +35,8 @@ class _Sent:
     name: str
     count: int
     mean_bytes: int
+    rate: Target
+    cpu: Target
 
 
 def run(options: Options) -> Outcome:
@@ -58,7 +60,7 @@ def _single(service: Service, options: Options, outcome: Outcome, roofline: Roof
         if number > 0:  # the first is the warm-up
             usages.append(usage)
             latencies += combine(reports)
-    _tell(outcome, roofline, usages, _Sent("single", count, SINGLE_BYTES), SINGLE_RATE, SINGLE_CPU)
+    _tell(outcome, roofline, usages, _Sent("single", count, SINGLE_BYTES, SINGLE_RATE, SINGLE_CPU))
     outcome.add("single_p50", "ms", [percentile(latencies, 50) * 1000])
     outcome.add("single_p99", "ms", [percentile(latencies, 99) * 1000])
 
@@ -74,15 +76,13 @@ def _batched(service: Service, options: Options, outcome: Outcome, roofline: Roo
         shutil.rmtree(tree)
         if number > 0:
             usages.append(usage)
-    _tell(outcome, roofline, usages, _Sent("batched", count, BATCHED_BYTES), BATCHED_RATE, BATCHED_CPU)
+    _tell(outcome, roofline, usages, _Sent("batched", count, BATCHED_BYTES, BATCHED_RATE, BATCHED_CPU))
 
 
-def _tell(
-    outcome: Outcome, roofline: Roofline, usages: Sequence[Usage], sent: _Sent, rate: Target, cpu: Target
-) -> None:
+def _tell(outcome: Outcome, roofline: Roofline, usages: Sequence[Usage], sent: _Sent) -> None:
     best_ms = roofline.upload_cpu_s_per_gb * sent.mean_bytes / GB * 1000
-    outcome.add(f"{sent.name}_rate", "files/s", [sent.count / usage.seconds for usage in usages], rate)
+    outcome.add(f"{sent.name}_rate", "files/s", [sent.count / usage.seconds for usage in usages], sent.rate)
     cpu_ms = [usage.cpu_total_s * 1000 / sent.count for usage in usages]
-    outcome.add(f"{sent.name}_cpu", "CPU-ms/file", cpu_ms, cpu, best_ms)
+    outcome.add(f"{sent.name}_cpu", "CPU-ms/file", cpu_ms, sent.cpu, best_ms)
     outcome.add_cpu(f"{sent.name} CPU-ms/file", usages, sent.count / 1000)
     outcome.add_memory(sent.name, usages)
