@@ -21,7 +21,7 @@ def coordinator() -> None:
 def serve(config_file: str) -> None:
     """Serve until SIGTERM, then finish what runs."""
     # Imported here, so that listing the commands does not load the whole server.
-    from coordinator.api.server import ListenError  # noqa: PLC0415
+    from coordinator.api.listener import ListenError  # noqa: PLC0415
     from coordinator.blocks.keys import BadRootKey  # noqa: PLC0415
     from coordinator.daemon import serve as serve_worker  # noqa: PLC0415
     from coordinator.protocol.errors import ApiError  # noqa: PLC0415

@@ -19,6 +19,8 @@ import hashlib
 import logging
 import re
 import secrets
+import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -28,11 +30,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import msgspec
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPInputError
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
-from coordinator.api.routes import Finished, Operation, Route, RouteSpec
+from coordinator.api.routes import CLIENT_GONE, Finished, Operation, Route, RouteSpec
 from coordinator.metadata import accounts
 from coordinator.metrics import REQUESTS_RUNNING
 from coordinator.protocol.errors import (
@@ -58,7 +60,6 @@ JSON_BODY_BYTES_MAX: Final = 1024 * 1024
 # still sends makes the kernel reset it, and the client may never see why.
 DISCARD_BYTES_MAX: Final = 8 * 1024 * 1024
 TOKEN_CHARS_MAX: Final = 256
-CLIENT_GONE: Final = 499  # only in the log and the metrics: the client left before the answer
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
@@ -70,8 +71,8 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 class Running:
     """The requests being worked on by this worker. Owned by the event loop."""
 
-    def __init__(self, resume: Callable[[IOStream, object], None]) -> None:
-        """`resume(stream, address)` serves a connection on that a handler had detached."""
+    def __init__(self, resume: Callable[[socket.socket], None]) -> None:
+        """`resume` serves a connection on whose socket a handler had detached."""
         self.resume = resume
         self.draining = False
         self._handlers: set[ApiHandler] = set()
@@ -327,9 +328,22 @@ class ApiHandler(RequestHandler):
             )
         )
 
-    def detach(self) -> IOStream:
+    def detach_socket(self) -> socket.socket | None:
+        """Take the bare socket away from the server; who has it answers, and accounts for the request.
+
+        None (and nothing has happened) when the connection is closed, or holds bytes that belong to other requests.
+        """
+        stream = self.connection.stream
+        if stream.closed() or stream.writing() or stream._read_buffer_size:
+            return None
+        taken = stream.socket
+        if isinstance(taken, ssl.SSLSocket) and taken.pending():
+            return None
         self._detached = True
-        return super().detach()
+        stream.io_loop.remove_handler(taken)
+        self.detach()
+        assert isinstance(taken, socket.socket)
+        return taken
 
     def set_default_headers(self) -> None:
         if not self.request_id:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
 from typing import Final
 
 from coordinator.api.base import ApiHandler
 from coordinator.api.render import metadata_body
-from coordinator.api.routes import Finished, Route, RouteSpec, operation
+from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import journal
 from coordinator.metadata.values import ChangeRow, Head, NamespaceId
 from coordinator.notify.longpoll import TIMEOUT_S_MAX, TIMEOUT_S_MIN, ParkedPoll, draw_backoff, draw_timeout
@@ -49,25 +47,22 @@ class Longpoll(ApiHandler):
             self._park(heads, draw_timeout(timeout_s))
 
     def _park(self, heads: dict[NamespaceId, Head], timeout_s: float) -> None:
-        """Take the connection out of the HTTP server and keep only what waiting needs."""
+        """Take the socket out of the HTTP server and keep only what waiting needs."""
         keep_alive = self.request.version == "HTTP/1.1" and self.request.headers.get("Connection", "") != "close"
-        address: object = self.connection.context.address  # type: ignore[attr-defined]  # the HTTPServer's own context
-        hub, running = self.services.hub, self.running
-        account = partial(_account, self.route, self.request_id, self.session.user_id)
-        stream = self.detach()
-        if stream.closed():
+        socket = self.detach_socket()
+        if socket is None:
+            self.answer(LongpollAnswer(changes=False, backoff=0.0))
             return
         ParkedPoll(
-            hub,
-            stream,
-            address,
-            positions={namespace_id: head.seq for namespace_id, head in heads.items()},
+            self.services.hub,
+            socket,
+            positions=tuple((namespace_id, head.seq) for namespace_id, head in heads.items()),
             device_id=self.session.device_id,
-            deadline=asyncio.get_running_loop().time() + timeout_s,
+            user_id=self.session.user_id,
+            timeout_s=timeout_s,
             request_id=self.request_id,
-            keep_alive=keep_alive,
-            resume=running.resume,
-            account=account,
+            route=self.route,
+            resume=self.running.resume if keep_alive else None,
         ).park()
 
 
@@ -83,10 +78,6 @@ def _change_body(row: ChangeRow) -> Change:
         metadata=None if row.entry is None else metadata_body(row.entry),
         upload_id=row.upload_id,
     )
-
-
-def _account(route: Route, request_id: str, user_id: int, status: int, seconds: float) -> None:
-    route.account(Finished(request_id, "GET", user_id, status, seconds), waited=True)
 
 
 ROUTES: Final = (

@@ -13,6 +13,8 @@ from coordinator.metrics import BYTES_IN, BYTES_OUT, REQUEST_SECONDS, REQUESTS
 
 log = logging.getLogger("coordinator.api")
 
+CLIENT_GONE: Final = 499  # only in the log and the metrics: the client left before the answer
+
 _F = TypeVar("_F", bound=Callable[..., object])
 _METHODS: Final = frozenset(RequestHandler.SUPPORTED_METHODS)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -45,15 +45,51 @@ class Waiter:
 
     __slots__ = ("deadline", "device_id", "positions")
 
-    def __init__(self, positions: Mapping[int, int], device_id: int, deadline: float) -> None:
-        """`positions` maps namespace id to seq; `deadline` in the event loop's time, seconds."""
+    def __init__(self, positions: tuple[tuple[int, int], ...], device_id: int, deadline: float) -> None:
+        """`positions` are pairs of namespace id and seq; `deadline` in the event loop's time, seconds."""
         self.positions = positions
         self.device_id = device_id
         self.deadline = deadline
 
+    def is_behind(self, namespace_id: int, seq: int) -> bool:
+        return any(known == namespace_id and position < seq for known, position in self.positions)
+
     def woken(self, why: Why) -> None:
         """Called once, on the event loop, some turns after the cause."""
         raise NotImplementedError
+
+
+class _Index:
+    """Waiters by a key. Most keys have one waiter, which is kept bare: a set costs 216 bytes."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Waiter | set[Waiter]] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._found)
+
+    def add(self, key: int, waiter: Waiter) -> None:
+        found = self._found.setdefault(key, waiter)
+        if isinstance(found, set):
+            found.add(waiter)
+        elif found is not waiter:
+            self._found[key] = {found, waiter}
+
+    def remove(self, key: int, waiter: Waiter) -> None:
+        found = self._found.get(key)
+        if isinstance(found, set):
+            found.discard(waiter)
+        if found is waiter or found == set():
+            del self._found[key]
+
+    def get(self, key: int) -> tuple[Waiter, ...]:
+        found = self._found.get(key)
+        if found is None:
+            return ()
+        return tuple(found) if isinstance(found, set) else (found,)
 
 
 class Hub:
@@ -80,10 +116,10 @@ class Hub:
         self._poll_s = poll_s
         self._seen_s = seen_s
         self._waiters_max = waiters_max
-        self._by_namespace: dict[int, set[Waiter]] = {}
-        self._by_second: dict[int, set[Waiter]] = {}
-        self._by_device: dict[int, set[Waiter]] = {}
-        self._count = 0
+        self._waiters: set[Waiter] = set()
+        self._by_namespace = _Index()
+        self._by_second = _Index()
+        self._by_device = _Index()
         self._recent: dict[int, int] = {}  # namespaces that moved and how far; two generations, the younger first
         self._older: dict[int, int] = {}
         self._seen: set[int] = set()  # devices that asked for something since the last check
@@ -99,37 +135,36 @@ class Hub:
 
     @property
     def waiting(self) -> int:
-        return self._count
+        return len(self._waiters)
 
     @property
     def full(self) -> bool:
-        return self._draining or self._count >= self._waiters_max
+        return self._draining or len(self._waiters) >= self._waiters_max
 
     def park(self, waiter: Waiter) -> None:
         """Take in `waiter` until it is woken or leaves; its positions were read at most RECENT_S ago.
 
         Check `full` before.
         """
-        for namespace_id in waiter.positions:
-            self._by_namespace.setdefault(namespace_id, set()).add(waiter)
-        self._by_second.setdefault(int(waiter.deadline), set()).add(waiter)
-        self._by_device.setdefault(waiter.device_id, set()).add(waiter)
-        self._count += 1
-        LONGPOLLS.set(self._count)
-        if any(self._known_head(namespace_id) > seq for namespace_id, seq in waiter.positions.items()):
+        self._waiters.add(waiter)
+        for namespace_id, _ in waiter.positions:
+            self._by_namespace.add(namespace_id, waiter)
+        self._by_second.add(int(waiter.deadline), waiter)
+        self._by_device.add(waiter.device_id, waiter)
+        LONGPOLLS.set(len(self._waiters))
+        if any(self._known_head(namespace_id) > seq for namespace_id, seq in waiter.positions):
             self._wake((waiter,), Why.MOVED)
 
     def leave(self, waiter: Waiter) -> bool:
         """Forget `waiter`, which then is never woken; False when it was woken already (or never parked)."""
-        second = self._by_second.get(int(waiter.deadline))
-        if second is None or waiter not in second:
+        if waiter not in self._waiters:
             return False
-        for namespace_id in waiter.positions:
-            _drop(self._by_namespace, namespace_id, waiter)
-        _drop(self._by_second, int(waiter.deadline), waiter)
-        _drop(self._by_device, waiter.device_id, waiter)
-        self._count -= 1
-        LONGPOLLS.set(self._count)
+        self._waiters.remove(waiter)
+        for namespace_id, _ in waiter.positions:
+            self._by_namespace.remove(namespace_id, waiter)
+        self._by_second.remove(int(waiter.deadline), waiter)
+        self._by_device.remove(waiter.device_id, waiter)
+        LONGPOLLS.set(len(self._waiters))
         return True
 
     def seen(self, device_id: int) -> None:
@@ -140,7 +175,7 @@ class Hub:
     async def drain(self, timeout_s: float) -> None:
         """Wake everyone, and return when all are told; from now on the hub is full. Raises TimeoutError."""
         self._draining = True
-        self._wake([waiter for parked in self._by_second.values() for waiter in parked], Why.DRAIN)
+        self._wake(tuple(self._waiters), Why.DRAIN)
         async with asyncio.timeout(timeout_s):
             await self._all_told.wait()
 
@@ -183,9 +218,8 @@ class Hub:
         if len(self._recent) >= RECENT_MAX:
             self._forget_moves()
         self._recent[namespace_id] = max(seq, self._recent.get(namespace_id, 0))
-        parked = self._by_namespace.get(namespace_id)
-        if parked:
-            self._wake([waiter for waiter in parked if waiter.positions[namespace_id] < seq], Why.MOVED)
+        behind = [w for w in self._by_namespace.get(namespace_id) if w.is_behind(namespace_id, seq)]
+        self._wake(behind, Why.MOVED)
 
     def _forget_moves(self) -> None:
         self._older, self._recent = self._recent, {}
@@ -223,7 +257,8 @@ class Hub:
             await asyncio.sleep(TICK_S)
             now = int(loop.time())
             due = [second for second in self._by_second if second < now]
-            self._wake([waiter for second in due for waiter in self._by_second[second]], Why.TIMEOUT)
+            for second in due:
+                self._wake(self._by_second.get(second), Why.TIMEOUT)
 
     async def _age_moves(self) -> None:
         while True:
@@ -233,7 +268,7 @@ class Hub:
     async def _repeat(self, period_s: float, act: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(period_s)
-            if not self._count and not self._seen:
+            if not self._waiters and not self._seen:
                 continue
             try:
                 await act()
@@ -252,13 +287,15 @@ class Hub:
             batch = self._unchecked[-min(rest, HEADS_PER_QUERY) :]
             del self._unchecked[-len(batch) :]
             rest -= len(batch)
-            before = self._count
+            missed = False
             for namespace_id, seq in (await self._read_heads(batch)).items():
-                behind = self._count
-                self._moved(namespace_id, seq)
-                if self._count < behind:
-                    NOTICES_MISSED.inc()
-            if self._count < before:
+                if seq > self._known_head(namespace_id):
+                    waiting = len(self._waiters)
+                    self._moved(namespace_id, seq)
+                    if len(self._waiters) < waiting:
+                        NOTICES_MISSED.inc()
+                        missed = True
+            if missed:
                 rest = len(self._unchecked)  # notices get lost: look at all of them
 
     async def _check_devices(self) -> None:
@@ -269,11 +306,4 @@ class Hub:
                 self._signed_out(device_id)
 
     def _signed_out(self, device_id: int) -> None:
-        self._wake(tuple(self._by_device.get(device_id, ())), Why.SIGNED_OUT)
-
-
-def _drop(index: dict[int, set[Waiter]], key: int, waiter: Waiter) -> None:
-    parked = index[key]
-    parked.discard(waiter)
-    if not parked:
-        del index[key]
+        self._wake(self._by_device.get(device_id), Why.SIGNED_OUT)

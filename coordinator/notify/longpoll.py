@@ -1,38 +1,32 @@
 """A long poll while it waits: a connection without its request.
 
-A handler, its request and its task cost about 10 KB, thousands of them for nothing but waiting. So the handler hands
-the connection's stream over to a `ParkedPoll`, and all else of the request is freed. The answer is written to the bare
-stream, and the connection is served on from there as if it were new.
+A handler, its request, its task and its stream cost about 10 KB, thousands of them for nothing but waiting. So the
+handler hands the bare socket over to a `ParkedPoll`, and all else is freed. The answer is written to the socket, and
+the connection is served on from there as if it were new.
 """
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import random
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
 import msgspec
-from tornado.iostream import IOStream, StreamClosedError
 
 from coordinator.api.errors import error_body
+from coordinator.api.routes import CLIENT_GONE, Finished, Route
 from coordinator.notify.hub import Hub, Waiter, Why
 from coordinator.protocol.errors import NotLoggedIn
 from coordinator.protocol.types import LongpollAnswer
-
-log = logging.getLogger("coordinator.api")
 
 TIMEOUT_S_MIN: Final = 1
 TIMEOUT_S_MAX: Final = 480
 JITTER: Final = 0.1  # of the timeout: clients that began together do not end together
 BACKOFF_S: Final = (1.0, 30.0)  # what clients of a stopping or full worker are told, at random
-
-# Serves a stream on as a connection of its own: (stream, address).
-Resume = Callable[[IOStream, object], None]
-# Accounts for the answered request: (status, seconds).
-Account = Callable[[int, float], None]
 
 
 def draw_backoff() -> float:
@@ -45,59 +39,58 @@ def draw_timeout(asked_s: int) -> float:
 
 
 class ParkedPoll(Waiter):
-    """One waiting connection. Owned by the event loop; the hub holds it until it is woken or its client leaves."""
+    """One waiting connection. Owned by the event loop; the hub holds it until it is woken or its client stirs."""
 
-    __slots__ = ("_account", "_address", "_hub", "_keep_alive", "_request_id", "_resume", "_started", "_stream")
+    __slots__ = ("_hub", "_request_id", "_resume", "_route", "_socket", "_started", "_user_id")
 
     def __init__(
         self,
         hub: Hub,
-        stream: IOStream,
-        address: object,
+        socket: socket.socket,
         *,
-        positions: Mapping[int, int],
+        positions: tuple[tuple[int, int], ...],
         device_id: int,
-        deadline: float,
+        user_id: int,
+        timeout_s: float,
         request_id: str,
-        keep_alive: bool,
-        resume: Resume,
-        account: Account,
+        route: Route,
+        resume: Callable[[socket.socket], None] | None,
     ) -> None:
-        super().__init__(positions, device_id, deadline)
+        """`resume` serves the connection on after the answer; None closes it then."""
+        super().__init__(positions, device_id, asyncio.get_running_loop().time() + timeout_s)
         self._hub = hub
-        self._stream = stream
-        self._address = address
+        self._socket = socket
+        self._user_id = user_id
         self._request_id = request_id
-        self._keep_alive = keep_alive
+        self._route = route
         self._resume = resume
-        self._account = account
         self._started = time.monotonic()
 
     def park(self) -> None:
         """Wait from now on."""
+        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
         self._hub.park(self)
-        self._stream.set_close_callback(self._gone)
 
     def woken(self, why: Why) -> None:
-        stream = self._stream
-        if stream.closed():
-            return
-        stream.set_close_callback(None)
+        asyncio.get_running_loop().remove_reader(self._socket)
         status, body = answer(why, self._request_id)
-        keep_alive = self._keep_alive and why is not Why.DRAIN
+        resume = None if why is Why.DRAIN else self._resume
         try:
-            written = stream.write(render(status, body, self._request_id, keep_alive))
-        except StreamClosedError:
-            return
-        self._account(status, time.monotonic() - self._started)
-        if keep_alive:
-            self._resume(stream, self._address)
+            # An idle connection's send buffer is empty: this small answer goes out whole or not at all.
+            self._socket.send(render(status, body, self._request_id, keep_alive=resume is not None))
+        except OSError:
+            status, resume = CLIENT_GONE, None
+        seconds = time.monotonic() - self._started
+        self._route.account(Finished(self._request_id, "GET", self._user_id, status, seconds), waited=True)
+        if resume is None:
+            self._socket.close()
         else:
-            written.add_done_callback(lambda _: stream.close())
+            resume(self._socket)
 
-    def _gone(self) -> None:
-        """The client closed the connection."""
-        self._hub.leave(self)
+    def _stirred(self) -> None:
+        """The client left, or sends more before it has its answer. Either way the poll ends; what came is read next."""
+        if self._hub.leave(self):
+            self.woken(Why.TIMEOUT)
 
 
 def answer(why: Why, request_id: str) -> tuple[int, bytes]:
@@ -109,7 +102,7 @@ def answer(why: Why, request_id: str) -> tuple[int, bytes]:
     return 200, msgspec.json.encode(LongpollAnswer(changes=why is Why.MOVED, backoff=backoff))
 
 
-def render(status: int, body: bytes, request_id: str, keep_alive: bool) -> bytes:
+def render(status: int, body: bytes, request_id: str, *, keep_alive: bool) -> bytes:
     """The HTTP answer as it goes over the wire."""
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"

@@ -1,0 +1,69 @@
+"""Where a worker listens: the configured address, or a socket that was inherited, and its TLS."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from typing import Final, NamedTuple
+
+from tornado.netutil import bind_sockets
+
+from coordinator.config import CoordinatorConfig
+
+BACKLOG: Final = 1024
+
+
+class ListenError(Exception):
+    """The configured address cannot be listened on; the message says why."""
+
+
+class _Place(NamedTuple):
+    """An address to listen on: an inherited descriptor, or a host and a port."""
+
+    descriptor: int | None
+    host: str
+    port: int
+
+
+def parse_listen(address: str) -> _Place:
+    """Raises ListenError."""
+    if match := re.fullmatch(r"fd:([0-9]{1,6})", address):
+        return _Place(int(match[1]), "", 0)
+    if match := re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", address):
+        return _Place(None, match[1] or match[2], int(match[3]))
+    raise ListenError(f"{address!r} is neither host:port nor fd:number")
+
+
+def open_listener(address: str) -> list[socket.socket]:
+    """Listening sockets for `address`. Raises ListenError."""
+    place = parse_listen(address)
+    try:
+        if place.descriptor is None:
+            return bind_sockets(place.port, place.host or None, backlog=BACKLOG)
+        inherited = socket.socket(fileno=place.descriptor)
+        inherited.setblocking(False)
+        if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ListenError(f"{address} is not a listening socket")
+        return [inherited]
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
+
+
+def make_tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
+    """TLS 1.2 and 1.3 with the configured certificate; None for plain HTTP. Raises ListenError."""
+    if config.tls_cert_file is None and config.tls_key_file is None:
+        return None
+    if config.tls_cert_file is None or config.tls_key_file is None:
+        raise ListenError("tls_cert_file and tls_key_file belong together")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")  # TLS 1.2; those of 1.3 are all fine
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 1
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(config.tls_cert_file, config.tls_key_file)
+    except OSError as error:
+        raise ListenError(f"the TLS certificate or key cannot be used: {error}") from error
+    return context
