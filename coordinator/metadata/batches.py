@@ -47,7 +47,7 @@ class Run:
         return names, [joined(keys) for keys in numbers], which
 
     def digests(self) -> list[bytes]:
-        return [path_digest(write.target.names) for write in self.writes]
+        return [path_digest(keys) for keys in self.keys]
 
 
 def check_write(write: FileWrite) -> ApiError | None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Bigints, Bytes, Ints
 from coordinator.metadata.rows import BLOCK, BLOCK_COLUMNS, block_of
 from coordinator.metadata.values import (
     AccountId,
@@ -58,19 +59,19 @@ def record(
                 namespace_id,
                 user_id,
                 upload_id,
-                [row.block_id for row in rows],
-                [row.hash for row in rows],
-                [row.group_id for row in rows],
-                [row.group_epoch for row in rows],
-                [row.k for row in rows],
-                [row.m for row in rows],
-                [row.codec for row in rows],
-                [row.plain_size for row in rows],
-                [row.sealed_size for row in rows],
-                [row.sealed_digest for row in rows],
-                [row.wrapped_key for row in rows],
-                [block_id for block_id, _ in missing],
-                [index for _, index in missing],
+                Bytes(row.block_id for row in rows),
+                Bytes(row.hash for row in rows),
+                Ints(row.group_id for row in rows),
+                Ints(row.group_epoch for row in rows),
+                Ints(row.k for row in rows),
+                Ints(row.m for row in rows),
+                Ints(row.codec for row in rows),
+                Ints(row.plain_size for row in rows),
+                Ints(row.sealed_size for row in rows),
+                Bytes(row.sealed_digest for row in rows),
+                Bytes(row.wrapped_key for row in rows),
+                Bytes(block_id for block_id, _ in missing),
+                Ints(index for _, index in missing),
             ),
         )
     )
@@ -90,13 +91,13 @@ def find_missing(
             WHERE (SELECT 1 FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash AND {_THERE} LIMIT 1)
                   IS NULL
             ORDER BY e.ord""",
-        _caller(session, namespace_id, account=account_id, hashes=(distinct := list(dict.fromkeys(hashes)))),
+        _caller(session, namespace_id, account=account_id, hashes=Bytes(distinct := list(dict.fromkeys(hashes)))),
     )
     return [distinct[ord_ - 1] for (ord_,) in found]
 
 
 def _caller(session: Session, namespace_id: NamespaceId, **more: object) -> dict[str, object]:
-    return {"user": session.user_id, "namespace": namespace_id, "readable": session.namespace_ids, **more}
+    return {"user": session.user_id, "namespace": namespace_id, "readable": Bigints(session.namespace_ids), **more}
 
 
 def find_readable(session: Session, namespace_id: NamespaceId, block_hash: bytes) -> BlockRow | None:
@@ -105,7 +106,7 @@ def find_readable(session: Session, namespace_id: NamespaceId, block_hash: bytes
         f"""SELECT {BLOCK} FROM namespace n CROSS JOIN LATERAL (
                 SELECT * FROM block b WHERE b.account_id = n.account_id AND b.hash = %(hash)s LIMIT 1) b
             WHERE n.id = %(namespace)s AND {_THERE}""",
-        {"user": session.user_id, "namespace": namespace_id, "readable": [namespace_id], "hash": block_hash},
+        {"user": session.user_id, "namespace": namespace_id, "readable": Bigints([namespace_id]), "hash": block_hash},
     )
     return block_of(found) if found else None
 
@@ -127,7 +128,7 @@ def stage_existing(
                 ON CONFLICT ON CONSTRAINT staged_block_pkey DO UPDATE SET created_at = now()
             )
             SELECT {BLOCK} FROM there b""",
-        _caller(session, namespace_id, account=account_id, upload=upload_id, hashes=list(dict.fromkeys(hashes))),
+        _caller(session, namespace_id, account=account_id, upload=upload_id, hashes=Bytes(dict.fromkeys(hashes))),
     )
     by_hash = {row.hash: row for row in map(block_of, found)}
     return [by_hash.get(block_hash) for block_hash in hashes]
@@ -135,7 +136,7 @@ def stage_existing(
 
 def get_many(block_ids: Collection[bytes]) -> dict[bytes, BlockRow]:
     """The rows of those that exist."""
-    found = db.rows(f"SELECT {BLOCK} FROM block b WHERE b.id = ANY (%s::bytea[])", (list(block_ids),))
+    found = db.rows(f"SELECT {BLOCK} FROM block b WHERE b.id = ANY (%s::bytea[])", (Bytes(block_ids),))
     return {row.block_id: row for row in map(block_of, found)}
 
 
@@ -149,7 +150,7 @@ def report_missing(block_id: bytes, indexes: Collection[int], reason: str) -> No
            SELECT b.id, e.shard, %(reason)s FROM block b CROSS JOIN unnest(%(indexes)s::integer[]) AS e(shard)
            WHERE b.id = %(block)s AND e.shard < b.k + b.m
            ON CONFLICT DO NOTHING""",
-        {"block": block_id, "indexes": sorted(indexes), "reason": reason},
+        {"block": block_id, "indexes": Ints(sorted(indexes)), "reason": reason},
     )
 
 
@@ -167,7 +168,10 @@ def list_missing(limit: int) -> list[MissingShard]:
 
 def mark_repaired(block_id: bytes, indexes: Collection[int]) -> None:
     """They are durable where they belong again."""
-    db.run("DELETE FROM missing_shard WHERE block_id = %s AND shard = ANY (%s::integer[])", (block_id, sorted(indexes)))
+    db.run(
+        "DELETE FROM missing_shard WHERE block_id = %s AND shard = ANY (%s::integer[])",
+        (block_id, Ints(sorted(indexes))),
+    )
 
 
 def postpone_repair(block_id: bytes, indexes: Collection[int], seconds: float) -> None:
@@ -175,7 +179,7 @@ def postpone_repair(block_id: bytes, indexes: Collection[int], seconds: float) -
     db.run(
         """UPDATE missing_shard SET attempts = attempts + 1, next_attempt_at = now() + make_interval(secs => %s)
            WHERE block_id = %s AND shard = ANY (%s::integer[])""",
-        (seconds, block_id, sorted(indexes)),
+        (seconds, block_id, Ints(sorted(indexes))),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from coordinator.metadata import db, uploads
+from coordinator.metadata.arrays import Bigints, Booleans, Bytes, Ints, Texts, Times
 from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
 from coordinator.metadata.entries import full_path
 from coordinator.metadata.values import (
@@ -73,20 +74,20 @@ def _commit_run(session: Session, run: Run, request_key: str | None) -> tuple[li
             target.root_id,
             session.user_id,
             session.device_id,
-            session.namespace_ids,
+            Bigints(session.namespace_ids),
             request_key,
-            folder_names,
-            folder_keys,
-            folder,
-            [write.target.names[-1] for write in run.writes],
-            [keys[-1] for keys in run.keys],
-            run.digests(),
-            [write.size_bytes for write in run.writes],
-            [b"".join(write.hashes) for write in run.writes],
-            contents,
-            [write.base_version or 0 for write in run.writes],
-            [write.client_modified_at for write in run.writes],
-            [write.executable for write in run.writes],
+            Texts(folder_names),
+            Texts(folder_keys),
+            Ints(folder),
+            Texts(write.target.names[-1] for write in run.writes),
+            Texts(keys[-1] for keys in run.keys),
+            Bytes(run.digests()),
+            Bigints(write.size_bytes for write in run.writes),
+            Bytes(b"".join(write.hashes) for write in run.writes),
+            Bytes(contents),
+            Ints(write.base_version or 0 for write in run.writes),
+            Times(write.client_modified_at for write in run.writes),
+            Booleans(write.executable for write in run.writes),
         ),
     )
     outcome = [
@@ -128,7 +129,7 @@ def commit_upload(session: Session, upload_id: str) -> Written:
     upload = uploads.get(session, upload_id)
     found = db.rows(
         _COMMIT_UPLOAD,
-        (upload_id, session.user_id, session.device_id, session.namespace_ids),
+        (upload_id, session.user_id, session.device_id, Bigints(session.namespace_ids)),
     )
     target = upload.target
     if found[0][1] is not None:

@@ -45,10 +45,10 @@ _ATTEMPTS_MAX: Final = 5  # for deadlocks and serialization failures
 _ABORT_AFTER_S: Final = 1.0  # past its deadline the server's own statement timeout has had this long to act
 
 # Plans are made once for each connection, often while tables are still small: a sequential scan that was right then
-# must not survive until the table has a million rows. Every query here has its index. JIT costs more than it saves.
-_SETTINGS: Final = (
-    "SET enable_seqscan = off; SET jit = off; SET timezone = 'UTC'; SET idle_in_transaction_session_timeout = '60s'"
-)
+# must not survive until the table has a million rows. Every query here has its index and is written so that one plan
+# fits all parameters; planning a function's statements anew at each call would cost as much as running them.
+_SETTINGS: Final = """SET enable_seqscan = off; SET jit = off; SET plan_cache_mode = force_generic_plan;
+    SET timezone = 'UTC'; SET idle_in_transaction_session_timeout = '60s'"""
 # A peer that vanished without a word is noticed by the kernel; a unix socket ignores these.
 _KEEPALIVE: Final = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3"}
 

@@ -60,9 +60,9 @@ def joined(names: Sequence[str]) -> str:
     return "/".join(names)
 
 
-def path_digest(names: Sequence[str]) -> bytes:
-    """Stands for a path in an index, however long it is."""
-    return hashlib.sha256(joined(keys_of(names)).encode()).digest()[:16]
+def path_digest(keys: Sequence[str]) -> bytes:
+    """Stands for a path (its name keys) in an index, however long it is."""
+    return hashlib.sha256(joined(keys).encode()).digest()[:16]
 
 
 def full_path(mount_path: str, path: str) -> str:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Bigints, Texts
 from coordinator.metadata.entries import (
     ENTRY,
     ENTRY_COLUMNS,
@@ -51,7 +52,7 @@ _FILE_OF_WALK: Final = "(SELECT * FROM file f WHERE f.namespace_id = %(namespace
 
 def _walk(target: Target, **more: object) -> dict[str, object]:
     keys = keys_of(target.names)
-    return {"namespace": target.namespace_id, "root": target.root_id, "keys": keys, **more}
+    return {"namespace": target.namespace_id, "root": target.root_id, "keys": Texts(keys), **more}
 
 
 def get_entry(target: Target) -> Entry:
@@ -107,7 +108,7 @@ def _mounted_below(session: Session, target: Target, above: str, after: str) -> 
         f"""SELECT {ENTRY} FROM unnest(%s::bigint[], %s::bigint[]) AS m(namespace_id, id)
             CROSS JOIN LATERAL (
                 SELECT * FROM file f WHERE f.namespace_id = m.namespace_id AND f.id = m.id LIMIT 1) f""",
-        ([mount.namespace_id for mount in mounts], [mount.root_id for mount in mounts]),
+        (Bigints(mount.namespace_id for mount in mounts), Bigints(mount.root_id for mount in mounts)),
     )
     by_namespace = {row[0]: row for row in found}
     return [(mount.keys[-1], _mount_entry(mount, by_namespace[mount.namespace_id], above)) for mount in mounts]
@@ -128,7 +129,7 @@ def list_tree(target: Target, limit: int, page: str | None = None) -> EntryPage:
                      %(after)s::text[], %(limit)s) b ON true
             LEFT JOIN LATERAL (
                 SELECT * FROM file f WHERE f.namespace_id = %(namespace)s AND f.id = b.o_id LIMIT 1) f ON true""",
-        _walk(target, after=after, limit=limit + 1),
+        _walk(target, after=Texts(after), limit=limit + 1),
     )
     depth, is_folder, path = found[0][:3]
     check_walk(target, depth, is_folder)
@@ -273,7 +274,7 @@ def list_trash(session: Session, limit: int, page: str | None = None) -> TrashPa
                   AND (f.deleted_at, f.id) < (coalesce(%(at)s::timestamptz, 'infinity'), %(id)s::bigint)
                ORDER BY f.deleted_at DESC, f.id DESC LIMIT %(limit)s) t
            ORDER BY t.deleted_at DESC, t.id DESC LIMIT %(limit)s""",
-        {"namespaces": sorted(mounts), "at": before_at, "id": before_id, "limit": limit + 1},
+        {"namespaces": Bigints(sorted(mounts)), "at": before_at, "id": before_id, "limit": limit + 1},
     )
     shown = found[:limit]
     above = paths_of([(NamespaceId(row[0]), FileId(row[2])) for row in shown])
@@ -310,6 +311,6 @@ def paths_of(folders: Sequence[tuple[NamespaceId, FileId]]) -> dict[tuple[Namesp
                    SELECT * FROM file f WHERE f.namespace_id = u.namespace_id AND f.id = u.parent_id LIMIT 1) f
            )
            SELECT ord, path FROM up WHERE parent_id IS NULL""",
-        ([namespace for namespace, _ in distinct], [folder for _, folder in distinct]),
+        (Bigints(namespace for namespace, _ in distinct), Bigints(folder for _, folder in distinct)),
     )
     return {distinct[ord_ - 1]: path for ord_, path in found}

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Bigints
 from coordinator.metadata.cursors import Place, decode_cursor, encode_cursor
 from coordinator.metadata.entries import ENTRY, entry_of, full_path
 from coordinator.metadata.values import (
@@ -36,7 +37,7 @@ from coordinator.protocol.types import Kind
 def heads(namespace_ids: Collection[NamespaceId]) -> dict[NamespaceId, Head]:
     """Where each journal stands now, in one round trip."""
     found = db.rows(
-        "SELECT id, epoch, journal_seq FROM namespace WHERE id = ANY (%s::bigint[])", (list(namespace_ids),)
+        "SELECT id, epoch, journal_seq FROM namespace WHERE id = ANY (%s::bigint[])", (Bigints(namespace_ids),)
     )
     return {row[0]: Head(*row) for row in found}
 
@@ -99,7 +100,7 @@ def changes(session: Session, cursor: str | None, limit: int) -> ChangePage:
     # The heads are read first: whatever is written while the rows below are fetched follows in the next page.
     bounds = db.rows(
         "SELECT id, epoch, journal_seq, journal_floor FROM namespace WHERE id = ANY (%s::bigint[]) ORDER BY id",
-        (list(mounts),),
+        (Bigints(mounts),),
     )
     for namespace_id, epoch, head_seq, floor in bounds:
         place = before.get(namespace_id)
@@ -213,7 +214,7 @@ def _ancestors(mount: Mount, ids: Collection[FileId]) -> dict[FileId, tuple[db.R
                     SELECT * FROM file f WHERE f.namespace_id = %(namespace)s AND f.id = u.parent_id LIMIT 1) f
             )
             SELECT f.deleted_at IS NOT NULL, {ENTRY} FROM up f""",
-        {"ids": sorted(ids), "namespace": mount.namespace_id},
+        {"ids": Bigints(sorted(ids)), "namespace": mount.namespace_id},
     )
     return {row[2]: (row[1:], row[0]) for row in found}
 

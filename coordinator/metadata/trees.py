@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Texts
 from coordinator.metadata.entries import ENTRY, check_walk, entry_of, full_path, keys_of
 from coordinator.metadata.values import ChangeOp, Entry, FileId, Head, Removed, Session, Target, Written
 from coordinator.protocol.errors import (
@@ -70,7 +71,7 @@ def _walk(target: Target, names: tuple[str, ...], trash: bool = False) -> _Place
     return _Place(
         *db.one(
             "SELECT id, depth, is_folder, path, live FROM walk(%s, %s, %s::text[], %s)",
-            (target.namespace_id, target.root_id, keys_of(names), trash),
+            (target.namespace_id, target.root_id, Texts(keys_of(names)), trash),
         )
     )
 
@@ -145,8 +146,8 @@ def _make_folders(session: Session, space: _Namespace, target: Target, names: tu
         (
             target.namespace_id,
             target.root_id,
-            list(names),
-            keys_of(names),
+            Texts(names),
+            Texts(keys_of(names)),
             session.user_id,
             session.device_id,
             space.seq,

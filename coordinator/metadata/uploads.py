@@ -17,6 +17,7 @@ from typing import Final
 
 from coordinator import access
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Bigints, Booleans, Bytes, Ints, Texts, Times
 from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
 from coordinator.metadata.entries import joined, keys_of, path_digest
 from coordinator.metadata.rows import BLOCK, block_of
@@ -90,18 +91,18 @@ def create(
                 True,
                 client_metadata,
                 timedelta(seconds=expires_after_s),
-                [joined(keys[:-1])],
-                [1],
-                [joined(target.names)],
-                [joined(keys)],
-                [keys[-1]],
-                [path_digest(target.names)],
-                [size_bytes],
-                [None],
-                [base_version or 0],
-                [client_modified_at],
-                [executable],
-                [new_id()],
+                Texts([joined(keys[:-1])]),
+                Ints([1]),
+                Texts([joined(target.names)]),
+                Texts([joined(keys)]),
+                Texts([keys[-1]]),
+                Bytes([path_digest(keys)]),
+                Bigints([size_bytes]),
+                Bytes([None]),
+                Ints([base_version or 0]),
+                Times([client_modified_at]),
+                Booleans([executable]),
+                Texts([new_id()]),
             ),
         )
         _, error, fact, fact2, upload_id = found
@@ -141,18 +142,18 @@ def _announce_run(session: Session, run: Run, expires_after_s: float) -> tuple[l
                 False,
                 "",
                 timedelta(seconds=expires_after_s),
-                folder_keys,
-                folder,
-                [joined(write.target.names) for write in run.writes],
-                [joined(keys) for keys in run.keys],
-                [keys[-1] for keys in run.keys],
-                run.digests(),
-                [write.size_bytes for write in run.writes],
-                [content_hash(write.hashes) for write in run.writes],
-                [write.base_version or 0 for write in run.writes],
-                [write.client_modified_at for write in run.writes],
-                [write.executable for write in run.writes],
-                [new_id() for _ in run.writes],
+                Texts(folder_keys),
+                Ints(folder),
+                Texts(joined(write.target.names) for write in run.writes),
+                Texts(joined(keys) for keys in run.keys),
+                Texts(keys[-1] for keys in run.keys),
+                Bytes(run.digests()),
+                Bigints(write.size_bytes for write in run.writes),
+                Bytes(content_hash(write.hashes) for write in run.writes),
+                Ints(write.base_version or 0 for write in run.writes),
+                Times(write.client_modified_at for write in run.writes),
+                Booleans(write.executable for write in run.writes),
+                Texts(new_id() for _ in run.writes),
             ),
         )
         ids = [row[4] for row in found if row[4] is not None]
@@ -310,9 +311,9 @@ def append(upload_id: str, epoch: int, offset: int, parts: Sequence[Part]) -> Ap
             upload_id,
             epoch,
             offset,
-            [part.start for part in parts],
-            [part.length for part in parts],
-            [part.block_id for part in parts],
+            Bigints(part.start for part in parts),
+            Ints(part.length for part in parts),
+            Bytes(part.block_id for part in parts),
         ),
     )
     if error is not None:
