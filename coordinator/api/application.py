@@ -86,7 +86,7 @@ class _Delegate(_HandlerDelegate):
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        if "Content-Length" in headers or "Transfer-Encoding" in headers:
+        if headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers:
             return super().headers_received(start_line, headers)
         self.stream_request_body = False
         self.request._body_future = asyncio.get_running_loop().create_future()

@@ -361,7 +361,9 @@ class ApiHandler(RequestHandler):
         super().write(chunk)
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Any:
-        if self.running.draining:
+        # An answer before the body's end makes tornado close the connection; a client that is not told so would send
+        # its next request into the void.
+        if self.running.draining or not self.connection._read_finished:
             self._headers["Connection"] = "close"
         return super().finish(chunk)
 

@@ -10,6 +10,7 @@ from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import journal
 from coordinator.metadata.values import ChangeRow, Head, NamespaceId
 from coordinator.notify.longpoll import TIMEOUT_S_MAX, TIMEOUT_S_MIN, ParkedPoll, draw_backoff, draw_timeout
+from coordinator.protocol.errors import BadCursor
 from coordinator.protocol.types import PAGE_ENTRIES_MAX, Change, ChangesAnswer, LongpollAnswer
 
 
@@ -22,6 +23,8 @@ class Changes(ApiHandler):
     async def get(self) -> None:
         limit = self.integer("limit", 1000, low=1, high=PAGE_ENTRIES_MAX)
         cursor = self.optional_text("cursor")
+        if cursor == "":  # a client that lost its cursor must not take the whole tree for the changes
+            raise BadCursor
         page = await self.services.db.run(journal.changes, self.session, cursor, limit)
         changes = [_change_body(row) for row in page.changes]
         self.answer(ChangesAnswer(changes=changes, cursor=page.cursor, has_more=page.has_more, reset=page.reset))
