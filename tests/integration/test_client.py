@@ -15,8 +15,8 @@ import pytest
 
 from client.errors import ExitCode
 from coordinator.protocol.hashing import BLOCK_BYTES
-from tests.kit.commands import Device
 from tests.kit.cluster import Appliance, child_environment
+from tests.kit.commands import Device
 from tests.kit.fake_service import EMAIL, PASSWORD, FakeService
 
 AWKWARD_NAMES = [
@@ -78,7 +78,7 @@ def device(new_device: Callable[[], Device]) -> Iterator[Device]:
     device("logout")
 
 
-def write(path: Path, data: bytes) -> Path:
+def write(path: Path, data: bytes | bytearray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
