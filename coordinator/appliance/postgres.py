@@ -128,11 +128,11 @@ class Postgres:
         sync_directory(self.data.parent)
 
     async def wait_until_unused(self, timeout_s: float) -> None:
-        """Before each start: wait for orphans of a killed server, drop a lock file that names a foreign process.
+        """Before each start: wait for orphans of a killed server, drop lock files that name a foreign process.
 
         Raises TimeoutError. Orphans see their server's death and end by themselves; a second server beside them
-        would destroy the data. The lock file's pid may, after a reboot, belong to any process, and PostgreSQL would
-        then refuse to start for ever; without any process in the data folder the file is certainly stale.
+        would destroy the data. The pid in a lock file may by now belong to any process, and PostgreSQL would then
+        refuse to start for ever; without any server in the data folder the files are certainly stale.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
@@ -140,7 +140,8 @@ class Postgres:
             if loop.time() >= deadline:
                 raise TimeoutError(f"processes of an earlier PostgreSQL do not end: {orphans}")
             await asyncio.sleep(_POLL_S)
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        for stale in (self.data / "postmaster.pid", self.socket_folder / f"{_SOCKET_NAME}.lock"):
+            stale.unlink(missing_ok=True)
 
     def is_ready(self, pid: int) -> bool:
         """Whether the server `pid` takes connections; it says so in its lock file."""

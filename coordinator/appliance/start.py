@@ -55,7 +55,7 @@ from node.base.durable import sync_directory, write_file_durably
 _SETUP_TIMEOUT_S: Final = 120.0
 _POSTGRES_TIMEOUT_S: Final = 300.0  # recovery after a crash replays what was written since the last checkpoint
 _READY_TIMEOUT_S: Final = 60.0
-_LATE_TIMEOUT_S: Final = 20.0
+_LATE_TIMEOUT_S: Final = 10.0
 _ASK_EVERY_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 5.0
 _ORPHANS_TIMEOUT_S: Final = 15.0

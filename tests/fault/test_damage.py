@@ -93,6 +93,7 @@ def test_exchanged_disks_are_refused_and_served_again_when_they_are_back(applian
     rng = make_random("exchanged disks")
     contents = [rng.randbytes(size) for size in SIZES]
     put_files(appliance.login(), contents)
+    new = rng.randbytes(5_000_000)
     one, other = (node.disks[0] for node in rng.sample(appliance.processes("node"), 2))
     assert appliance.stop() == 0
     identities = [(disk / "identity.json").read_bytes() for disk in (one, other)]
@@ -101,7 +102,7 @@ def test_exchanged_disks_are_refused_and_served_again_when_they_are_back(applian
         appliance.start()
         session = appliance.login()
         check_files(session, contents)  # from the other four
-        answer = session.put("/refused", contents[-1])
+        answer = session.put("/refused", new)  # other bytes than before: what is stored already needs no node
         assert (answer.status, answer.error_code) == (503, "cannot_take_write")
         assert appliance.stop() == 0
     finally:
@@ -110,7 +111,7 @@ def test_exchanged_disks_are_refused_and_served_again_when_they_are_back(applian
     appliance.start()
     session = appliance.login()
     check_files(session, contents)
-    wait_until(lambda: session.put("/taken", contents[-1]).status in (200, 201), what="a write that is taken")
+    wait_until(lambda: session.put("/taken", new).status in (200, 201), what="a write that is taken")
 
 
 def test_a_lost_disk_is_not_made_anew(appliance: Appliance) -> None:
@@ -123,6 +124,7 @@ def test_a_lost_disk_is_not_made_anew(appliance: Appliance) -> None:
     appliance.start()
     session = appliance.login()
     check_files(session, contents)
-    put_files(session, contents, "without-it")
-    check_files(session, contents, "without-it")
+    more = [rng.randbytes(size) for size in SIZES]
+    put_files(session, more, "without-it")
+    check_files(session, more, "without-it")
     assert not disk.exists()

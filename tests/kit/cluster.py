@@ -213,15 +213,21 @@ class Appliance:
         """The administrator's first password."""
         return Path(self.description["admin"]["password_file"]).read_text().strip()
 
-    def login(self, device_name: str = "test") -> Session:
-        """A raw HTTP session of the administrator: no retries, so that a test sees every error."""
+    def login(self, device_name: str = "test", *, timeout_s: float = 30.0) -> Session:
+        """A raw HTTP session of the administrator. Right after a kill the service may say that it cannot yet; the
+        session itself never tries anything again, so that a test sees every error."""
         admin = self.description["admin"]
         session = Session(self.url, self.description["ca_file"])
-        answer = session.call(
-            "POST",
-            "/api/v1/auth/login",
-            document={"email": admin["email"], "password": self.password, "device_name": device_name},
-        )
+        document = {"email": admin["email"], "password": self.password, "device_name": device_name}
+
+        def try_login() -> Answer | None:
+            try:
+                answer = session.call("POST", "/api/v1/auth/login", document=document)
+            except urllib3.exceptions.HTTPError:
+                return None
+            return None if answer.status == 503 else answer
+
+        answer = wait_until(try_login, timeout_s=timeout_s, what="a login")
         assert answer.status == 200, answer
         session.token = answer.document["token"]
         return session
