@@ -87,7 +87,7 @@ def _recover_index(
         index: Index | None = None
         try:
             index = Index(path, map_bytes=map_bytes)
-            return index, *recover(folder, index)
+            return index, *recover(folder, index, believed=True)
         except (IndexBroken, IndexDisagrees) as error:
             _log.error("index.thrown_away", extra={"path": str(path), "reason": str(error)})
             if index is not None:
@@ -98,7 +98,7 @@ def _recover_index(
     state.write(clean=False)
     counts.index_rebuilds += 1
     index = Index(path, map_bytes=map_bytes)
-    return index, *recover(folder, index)
+    return index, *recover(folder, index, believed=False)
 
 
 def _open_newest(folder: VolumeFolder, now_ms: int, *, writable: bool) -> OpenVolume:
