@@ -12,11 +12,11 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
-from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 
 from coordinator.api.application import ROUTES, Api
 from coordinator.api.base import Running
+from coordinator.api.bulk import BulkHTTPServer
 from coordinator.api.listener import make_tls_context, open_listener
 from coordinator.api.routes import RouteSpec
 from coordinator.metrics import CONNECTIONS
@@ -41,7 +41,7 @@ class Server:
         self.running = Running(self._resume)
         self._idle_s = config.idle_connection_s
         self._tls = make_tls_context(config) if tls else None
-        self._http = HTTPServer(
+        self._http = BulkHTTPServer(
             Api(services, self.running, routes),
             ssl_options=self._tls,
             chunk_size=CHUNK_BYTES,
