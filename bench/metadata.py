@@ -1,22 +1,24 @@
 """Do commits and listings slow down as a namespace fills: 10^3, 10^4, 10^5 and (with --full) 10^6 files?
 
-The namespace grows step by step in one appliance. Half of its files lie in one flat folder, the others in folders of a
-hundred. Files are put there in bulk by SQL that writes exactly the rows of a commit (`file`, `file_version`,
-`version_block`, `journal`, and the counters of `namespace` and `user_account`), all with one block that a real upload
-has stored; the tables are vacuumed and a checkpoint made, as happens by itself over the weeks that such growth takes.
+The namespace grows step by step in one appliance. The first thousand of its files and half of the others lie in one
+flat folder, the rest in folders of a hundred. Files are put there in bulk by SQL that writes exactly the rows of an
+upload (`block`, `file`, `file_version`, `version_block`, `journal`, and the counters of `namespace` and
+`user_account`), copied from those of a real one, each file with a block of its own whose shards do not exist. Then the
+tables are vacuumed and a checkpoint is made, as happens by itself over the weeks that such growth takes.
 
-Measured over HTTP, one request at a time: commit of one new file whose block is known, in the flat folder, and pages of
-a thousand entries from random places of it. Expected: every step is an index look-up, so a few per cent from the
+Measured over HTTP, one request at a time: commit of one new file whose block is known, in the flat folder, and pages
+of a thousand entries of it. Expected: every step is an index look-up, so a few per cent from the
 deeper trees. 10^6 files take some three minutes to load.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from random import Random
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import msgspec
 import psycopg
@@ -31,6 +33,8 @@ GROWTH: Final = Target(high=1.3)
 PAGE_ENTRIES: Final = 1000
 PER_FOLDER: Final = 100
 FLAT: Final = "/flat"
+PAGES_WALKED: Final = 20
+_LISTING: Final = "/api/v1/files/list_folder"
 _LOAD_TIMEOUT_S: Final = 1200
 
 
@@ -42,7 +46,6 @@ class Facts(msgspec.Struct, frozen=True):
     root_id: int
     flat_id: int
     sample_id: int
-    block_hash: str
     size_bytes: int
 
 
@@ -80,10 +83,8 @@ def _store_sample(service: Service) -> Facts:
         raise BenchFailed(f"the sample was not stored: {answer.status} {answer.body[:300]!r}")
     with _connect(service) as database:
         row = database.execute(
-            """SELECT f.namespace_id, n.account_id, n.root_id, f.parent_id, f.id, encode(b.hash, 'hex'), f.size_bytes
-               FROM file f JOIN namespace n ON n.id = f.namespace_id
-               JOIN version_block v ON v.namespace_id = f.namespace_id AND v.file_id = f.id
-               JOIN block b ON b.id = v.block_id WHERE f.id = %s""",
+            """SELECT f.namespace_id, n.account_id, n.root_id, f.parent_id, f.id, f.size_bytes
+               FROM file f JOIN namespace n ON n.id = f.namespace_id WHERE f.id = %s""",
             [answer.document["id"]],
         ).fetchone()
     assert row is not None
@@ -94,7 +95,7 @@ def _grow(service: Service, facts: Facts, have: int, want: int) -> None:
     """From `have` loaded files to `want`; file numbers go on where they ended."""
     with _connect(service) as database:
         database.execute(_LOAD, {**msgspec.structs.asdict(facts), "have": have, "want": want, "each": PER_FOLDER})
-        for table in ("file", "file_version", "version_block", "journal"):
+        for table in ("block", "file", "file_version", "version_block", "journal"):
             database.execute(f"VACUUM (ANALYZE) {table}")
         database.execute("CHECKPOINT")
 
@@ -103,8 +104,12 @@ def _measure(service: Service, facts: Facts, step: int, calls: int, repeats: int
     """Medians in ms, one for each repeat; the first round is the warm-up."""
     medians: dict[str, list[float]] = {"commit_p50": [], "list_p50": []}
     for number in range(repeats + 1):
-        commits = [_commit_call(facts, f"{FLAT}/new {step} {number} {index}") for index in range(calls)]
-        listings = _listing_calls(service, step, max(8, calls // 10), Random(SEED + number))
+        random = Random(SEED + number)
+        commits = [
+            _commit_call(facts, f"{FLAT}/new {step} {number} {index}", random.randint(1, step))
+            for index in range(calls)
+        ]
+        listings = _listing_calls(service, max(8, calls // 10), random)
         for name, jobs in (("commit_p50", commits), ("list_p50", listings)):
             _, reports = service.measured_load(Calls(service.account, jobs))
             if number > 0:
@@ -112,29 +117,24 @@ def _measure(service: Service, facts: Facts, step: int, calls: int, repeats: int
     return medians
 
 
-def _commit_call(facts: Facts, path: str) -> tuple[str, str, str | None]:
-    entry = {"path": path, "size": facts.size_bytes, "blocks": [facts.block_hash], "base_version": 0}
+def _commit_call(facts: Facts, path: str, number: int) -> tuple[str, str, str | None]:
+    """A new file with the block of the loaded file `number`."""
+    block_hash = hashlib.sha256(f"bench {number}".encode()).hexdigest()
+    entry = {"path": path, "size": facts.size_bytes, "blocks": [block_hash], "base_version": 0}
     return ("POST", "/api/v1/files/commit", json.dumps({"entries": [entry]}))
 
 
-def _listing_calls(service: Service, step: int, count: int, random: Random) -> list[tuple[str, str, str | None]]:
-    """Pages of the flat folder. Where it has several, their marks are learned by walking some of them first."""
-    address = f"/api/v1/files/list_folder?path={quote(FLAT, safe='')}&limit={PAGE_ENTRIES}"
-    session, pages = service.session(), [address]
-    for _ in range(min(20, step // 2 // PAGE_ENTRIES)):
-        answer = session.call("GET", pages[-1].partition("?")[0], query=_query(pages[-1]))
-        mark = answer.document.get("next_page")
-        if mark is None:
+def _listing_calls(service: Service, count: int, random: Random) -> list[tuple[str, str, str | None]]:
+    """Full pages of the flat folder: the first, and some that follow one another after it."""
+    query: dict[str, object] = {"path": FLAT, "limit": PAGE_ENTRIES}
+    session, queries = service.session(), [query]
+    while len(queries) < PAGES_WALKED:
+        page = session.call("GET", _LISTING, query=queries[-1]).document
+        if page.get("next_page") is None:
+            queries = queries[:-1] or queries  # the last one is not full
             break
-        pages.append(f"{address}&page={quote(mark, safe='')}")
-    full = pages[:-1] if len(pages) > 1 else pages
-    return [("GET", random.choice(full), None) for _ in range(count)]
-
-
-def _query(address: str) -> dict[str, object]:
-    from urllib.parse import parse_qsl  # noqa: PLC0415
-
-    return dict(parse_qsl(address.partition("?")[2]))
+        queries.append({**query, "page": page["next_page"]})
+    return [("GET", f"{_LISTING}?{urlencode(random.choice(queries))}", None) for _ in range(count)]
 
 
 def _connect(service: Service) -> psycopg.Connection[Any]:
@@ -145,8 +145,8 @@ def _connect(service: Service) -> psycopg.Connection[Any]:
     )
 
 
-# Numbers have+1 to want. Odd ones go to the flat folder, even ones to folders of `each`, which are made as needed.
-# Everything but names, ids and numbers is the sample's.
+# Numbers have+1 to want. The first thousand and the odd ones go to the flat folder, the others to folders of `each`,
+# which are made as needed. Everything but names, ids and hashes is the sample's.
 _LOAD: Final = """
 WITH sample AS (
     SELECT f.*, v.device_id, b.block_id FROM file f
@@ -156,45 +156,51 @@ WITH sample AS (
 ), before AS (
     SELECT journal_seq AS seq FROM namespace WHERE id = %(namespace_id)s
 ), folder AS MATERIALIZED (
-    SELECT d AS number, nextval('file_id_seq') AS id
-    FROM generate_series((%(have)s / 2) / %(each)s, (%(want)s - 1) / 2 / %(each)s) d
+    SELECT row_number() OVER () AS ordinal, d AS number, nextval('file_id_seq') AS id,
+           'folder ' || d || ' ' || %(have)s AS name
+    FROM generate_series(greatest(%(have)s, 1000) / 2 / %(each)s, (%(want)s - 1) / 2 / %(each)s) d
+    WHERE %(want)s > 1000
 ), new AS MATERIALIZED (
-    SELECT n.number, nextval('file_id_seq') AS id,
-           coalesce(d.id, %(flat_id)s) AS parent_id,
-           CASE WHEN d.id IS NULL THEN '/flat/' ELSE '/folder ' || d.number || ' ' || %(have)s || '/' END AS above,
-           'file ' || lpad(n.number::text, 8, '0') || '.bin' AS name
-    FROM generate_series(%(have)s + 1, %(want)s) n(number)
-    LEFT JOIN folder d ON n.number %% 2 = 0 AND d.number = (n.number - 1) / 2 / %(each)s
+    SELECT n.number, nextval('file_id_seq') AS id, coalesce(d.id, %(flat_id)s) AS parent_id,
+           coalesce('/' || d.name, '/flat') || '/' AS above, 'file ' || lpad(n.number::text, 8, '0') || '.bin' AS name,
+           decode('0190', 'hex') || int8send(n.number) || substr(sha256(int8send(n.number)), 1, 6) AS block_id,
+           sha256(convert_to('bench ' || n.number, 'UTF8')) AS hash
+    FROM generate_series(%(have)s::bigint + 1, %(want)s) n(number)
+    LEFT JOIN folder d ON n.number > 1000 AND n.number %% 2 = 0 AND d.number = (n.number - 1) / 2 / %(each)s
+), blocks AS (
+    INSERT INTO block (id, account_id, hash, group_id, group_epoch, k, m, codec, plain_size, sealed_size, sealed_digest,
+                       wrapped_key)
+    SELECT n.block_id, b.account_id, n.hash, b.group_id, b.group_epoch, b.k, b.m, b.codec, b.plain_size, b.sealed_size,
+           b.sealed_digest, b.wrapped_key
+    FROM new n, sample s JOIN block b ON b.id = s.block_id
 ), folders AS (
     INSERT INTO file (namespace_id, id, parent_id, name, name_key, is_folder, version, modified_at, modified_by)
-    SELECT %(namespace_id)s, d.id, %(root_id)s, 'folder ' || d.number || ' ' || %(have)s,
-           'folder ' || d.number || ' ' || %(have)s, true, 0, now(), s.modified_by
+    SELECT %(namespace_id)s, d.id, %(root_id)s, d.name, d.name, true, 0, now(), s.modified_by
     FROM folder d, sample s
 ), files AS (
     INSERT INTO file (namespace_id, id, parent_id, name, name_key, is_folder, version, size_bytes, content_hash,
                       executable, modified_at, client_modified_at, modified_by)
-    SELECT %(namespace_id)s, n.id, n.parent_id, n.name, n.name, false, 1, s.size_bytes, s.content_hash, s.executable,
+    SELECT %(namespace_id)s, n.id, n.parent_id, n.name, n.name, false, 1, s.size_bytes, sha256(n.hash), s.executable,
            now(), s.client_modified_at, s.modified_by
     FROM new n, sample s
 ), versions AS (
     INSERT INTO file_version (namespace_id, file_id, version, size_bytes, content_hash, executable, modified_at,
                               client_modified_at, modified_by, device_id)
-    SELECT %(namespace_id)s, n.id, 1, s.size_bytes, s.content_hash, s.executable, now(), s.client_modified_at,
+    SELECT %(namespace_id)s, n.id, 1, s.size_bytes, sha256(n.hash), s.executable, now(), s.client_modified_at,
            s.modified_by, s.device_id
     FROM new n, sample s
 ), recipes AS (
     INSERT INTO version_block (namespace_id, file_id, version, block_index, block_id)
-    SELECT %(namespace_id)s, n.id, 1, 0, s.block_id FROM new n, sample s
+    SELECT %(namespace_id)s, n.id, 1, 0, n.block_id FROM new n
 ), entries AS (
     INSERT INTO journal (namespace_id, seq, op, file_id, parent_id, name, path, is_folder, version, size_bytes,
                          content_hash, executable, modified_at, client_modified_at, modified_by, device_id)
-    SELECT %(namespace_id)s, b.seq + d.number - (%(have)s / 2) / %(each)s + 1, 'folder', d.id, %(root_id)s,
-           'folder ' || d.number || ' ' || %(have)s, '/folder ' || d.number || ' ' || %(have)s, true, 0, 0, NULL, false,
-           now(), NULL, s.modified_by, s.device_id
+    SELECT %(namespace_id)s, b.seq + d.ordinal, 'folder', d.id, %(root_id)s, d.name, '/' || d.name, true, 0, 0, NULL,
+           false, now(), NULL, s.modified_by, s.device_id
     FROM folder d, sample s, before b
     UNION ALL
     SELECT %(namespace_id)s, b.seq + (SELECT count(*) FROM folder) + n.number - %(have)s, 'put', n.id, n.parent_id,
-           n.name, n.above || n.name, false, 1, s.size_bytes, s.content_hash, s.executable, now(),
+           n.name, n.above || n.name, false, 1, s.size_bytes, sha256(n.hash), s.executable, now(),
            s.client_modified_at, s.modified_by, s.device_id
     FROM new n, sample s, before b
 ), used AS (
