@@ -20,6 +20,9 @@ def remote_path(text: str) -> str:
 
     Raises BadRemotePath with what is wrong.
     """
+    if not text:
+        # An empty shell variable must not mean everything.
+        raise BadRemotePath(path=text, reason="it is empty; the root is written /")
     absolute = text if text.startswith("/") else "/" + text
     try:
         return "/" + "/".join(split_path(absolute))

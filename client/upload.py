@@ -20,7 +20,7 @@ from client.errors import BadAnswer, FileChanged, Refused
 from client.parallel import for_each
 from client.source import SourceFile, Unsettled
 from client.transfer import Transfer
-from coordinator.protocol.hashing import BLOCK_BYTES, block_size, hash_block
+from coordinator.protocol.hashing import BLOCK_BYTES, block_size, content_hash, hash_block
 from coordinator.protocol.types import CommitEntry, CommitResult, Metadata
 
 TRANSFERS: Final = 4  # blocks on the wire at once
@@ -31,15 +31,15 @@ ATTEMPTS_MAX: Final = 3
 STREAM_WINDOW_BLOCKS: Final = 3  # of a stream, which is held in memory: 3 being read, 1 waiting, 4 on the wire
 
 
-def put_file(transfer: Transfer, local: Path, remote: str, base_version: int) -> Metadata:
-    """Store the local file as `remote` in place of its version `base_version` (0: no file may be there).
+def put_file(transfer: Transfer, local: Path, remote: str, there: Metadata | None) -> Metadata:
+    """Store the local file as `remote` in place of what is `there` now (None: no file may be there).
 
     Raises FileChanged when it does not hold still, LocalMissing, LocalTrouble, Refused.
     """
     for _ in range(ATTEMPTS_MAX):
         try:
             with SourceFile.open(local) as source:
-                return _FileUpload(transfer, source, remote, base_version).run()
+                return _FileUpload(transfer, source, remote, there).run()
         except Unsettled:
             continue
     raise FileChanged(path=local)
@@ -74,6 +74,16 @@ def put_stream(transfer: Transfer, stream: BinaryIO, remote: str, base_version: 
     return committed(commit_entries(api, [entry])[0])
 
 
+def is_same(there: Metadata | None, entry: CommitEntry) -> bool:
+    """Whether committing `entry` would change nothing, not even the time or the executable bit."""
+    return (
+        there is not None
+        and there.content_hash == content_hash(map(bytes.fromhex, entry.blocks)).hex()
+        and there.executable == entry.executable
+        and there.client_modified_at == entry.mtime
+    )
+
+
 def commit_entries(api: Api, entries: list[CommitEntry]) -> list[CommitResult]:
     """One commit under a fresh request key: however often the call is repeated, it is carried out once."""
     return api.commit(entries, uuid.uuid4().hex)
@@ -89,11 +99,12 @@ def committed(result: CommitResult) -> Metadata:
 class _FileUpload:
     """One attempt at one file. `_hashes` is filled by the hashing threads and read after each window is whole."""
 
-    def __init__(self, transfer: Transfer, source: SourceFile, remote: str, base_version: int) -> None:
+    def __init__(self, transfer: Transfer, source: SourceFile, remote: str, there: Metadata | None) -> None:
         self._api = transfer.api
         self._source = source
         self._remote = remote
-        self._base_version = base_version
+        self._there = there
+        self._nothing_new = False
         self._tally = transfer.tally
         self._buffers = transfer.buffers
         self._hashes = [""] * source.blocks
@@ -104,7 +115,9 @@ class _FileUpload:
         try:
             for_each(self._blocks_to_send(), self._send, workers=TRANSFERS, ahead=AHEAD_BLOCKS)
             self._source.check_unchanged()
-            return self._commit()
+            metadata = self._there if self._there is not None and self._nothing_new else self._commit()
+            self._tally.finished_file()
+            return metadata
         except Refused as refusal:
             # The bytes that were sent are not those that were hashed a moment ago: the file is being written.
             if refusal.code in ("hash_mismatch", "size_mismatch"):
@@ -122,7 +135,8 @@ class _FileUpload:
             for_each(window, self._hash, workers=HASH_THREADS, ahead=len(window))
             if window.stop == count:
                 self._source.check_unchanged()
-                missing = self._announce()
+                self._nothing_new = is_same(self._there, self._entry())
+                missing = set() if self._nothing_new else self._announce()
             else:
                 missing = self._api.missing(self._remote, self._hashes[window.start : window.stop])
             for index in window:
@@ -153,7 +167,6 @@ class _FileUpload:
         for _ in range(ATTEMPTS_MAX):
             result = commit_entries(self._api, [self._entry()])[0]
             if result.metadata is not None:
-                self._tally.finished_file()
                 return result.metadata
             refusal = refused_entry(result.error or {})
             if refusal.code != "blocks_missing":
@@ -175,7 +188,7 @@ class _FileUpload:
             path=self._remote,
             size=self._source.size,
             blocks=self._hashes,
-            base_version=self._base_version,
+            base_version=self._there.version if self._there is not None else 0,
             mtime=self._source.mtime,
             executable=self._source.executable,
         )

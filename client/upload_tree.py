@@ -21,9 +21,9 @@ from client.parallel import for_each
 from client.problems import Problems
 from client.source import SourceFile, Unsettled
 from client.transfer import Transfer
-from client.upload import ATTEMPTS_MAX, commit_entries, put_file
+from client.upload import ATTEMPTS_MAX, commit_entries, is_same, put_file
 from client.walk import LocalFile, LocalFolder, Skipped, printable, walk
-from coordinator.protocol.hashing import content_hash, hash_block
+from coordinator.protocol.hashing import hash_block
 from coordinator.protocol.types import CommitEntry, Kind, Metadata
 
 # Two on the way, one waiting, one being read: with BATCH_BYTES_MAX each that is the memory of eight blocks.
@@ -138,17 +138,11 @@ class _TreeUpload:
         raise FileChanged(path=printable(str(found.path)))
 
     def _is_there(self, small: _Small) -> bool:
-        there = self._there.get(path_key(small.remote))
-        same = (
-            there is not None
-            and there.content_hash == content_hash([small.digest] if small.plain else []).hex()
-            and there.executable == small.executable
-            and there.client_modified_at == small.mtime
-        )
-        if same:
-            self._tally.spared(small.size)
-            self._tally.finished_file()
-        return same
+        if not is_same(self._there.get(path_key(small.remote)), small.entry()):
+            return False
+        self._tally.spared(small.size)
+        self._tally.finished_file()
+        return True
 
     def _send_batch(self, batch: list[_Small]) -> None:
         announced = self._api.announce([small.entry() for small in batch])
@@ -191,7 +185,6 @@ class _TreeUpload:
     def _put_alone(self, local: Path, remote: str) -> None:
         there = self._there.get(path_key(remote))
         try:
-            base_version = there.version if there is not None else 0
-            put_file(self._transfer, local, remote, base_version)
+            put_file(self._transfer, local, remote, there)
         except ClientError as error:
             self._problems.failed(remote, error)

@@ -8,7 +8,7 @@ from typing import Final
 import click
 import msgspec
 
-from client.cli.login import read_password
+from client.cli.ask import read_password
 from client.cli.output import human_size, human_time, plain, write_line, write_table
 from client.cli.session import JsonCommand, Session
 from client.errors import UsageProblem

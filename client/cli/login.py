@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import platform
-import sys
 from pathlib import Path
 
 import click
 import msgspec
 
 from client.api import Api
+from client.cli.ask import read_password, read_text
 from client.cli.output import human_size, write_line, write_table
 from client.cli.session import JsonCommand, Session
 from client.connection import Connection, clean_url
-from client.errors import ClientError, ExitCode, LocalTrouble, NotLoggedInHere, StateUnreadable, UsageProblem
-from client.source import local_error
+from client.errors import ClientError, ExitCode, NotLoggedInHere, StateUnreadable
 from client.state import Account, forget_account, load_account, save_account
 
 _DEVICE_NAME_MAX = 100
@@ -35,7 +34,7 @@ def login(
     An earlier login on this computer is signed out and replaced.
     """
     base_url = clean_url(url)
-    ca_pem = _read_text(ca_file) if ca_file is not None else None
+    ca_pem = read_text(ca_file) if ca_file is not None else None
     name = (device_name or platform.node() or "computer")[:_DEVICE_NAME_MAX]
     answer = Api(Connection(base_url, ca_pem=ca_pem)).login(email, read_password(password_file), name)
     account = Account(
@@ -86,28 +85,6 @@ def whoami(session: Session) -> None:
         ("used", f"{human_size(me.used)} of {human_size(me.quota)}"),
     ]
     session.show({**msgspec.to_builtins(me), "url": session.api.url}, lambda: write_table(rows))
-
-
-def read_password(file: str | None) -> str:
-    if file is not None:
-        text = sys.stdin.readline() if file == "-" else _read_text(Path(file))
-        password = text.split("\n", 1)[0].rstrip("\r")
-    elif sys.stdin.isatty():
-        password = click.prompt("Password", hide_input=True, err=True)
-    else:
-        raise UsageProblem(reason="There is no terminal to ask for the password; name a file with --password-file.")
-    if not password:
-        raise UsageProblem(reason="The password is empty.")
-    return password
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise local_error(path, error) from error
-    except UnicodeDecodeError as error:
-        raise LocalTrouble(path=path, reason="it is not UTF-8 text") from error
 
 
 def _sign_out_earlier() -> None:

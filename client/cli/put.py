@@ -54,7 +54,7 @@ def _put_file(session: Session, local: Path, name: str, remote: str, size_bytes:
     path, there = find_target(session.api, remote, name, source_is_folder=False)
     with session.transfer("Sending") as transfer:
         transfer.tally.expect(size_bytes)
-        metadata = put_file(transfer, local, path, there.version if there is not None else 0)
+        metadata = put_file(transfer, local, path, there)
     _show(session, metadata, transfer.tally.report())
 
 

@@ -366,7 +366,7 @@ def test_an_interrupted_put_sends_only_the_rest(
     with service.fault(stopper):
         ended = interrupt(device, ["put", str(local), "/file"], lambda: stopper.held == 4, how)
         stopper.release()
-    assert ended == -9 if how is signal.SIGKILL else 130
+    assert ended == (-9 if how is signal.SIGKILL else 130)
     again = device.json("put", local, "/file")
     assert again["transfer"]["blocks_moved"] == 12 - 5
     assert device("get", "/file", "-").out == local.read_bytes()
@@ -382,7 +382,7 @@ def test_an_interrupted_get_fetches_only_the_rest(
     with service.fault(stopper):
         ended = interrupt(device, ["get", "/file", str(tmp_path / "back")], lambda: stopper.held == 4, how)
         stopper.release()
-    assert ended == -9 if how is signal.SIGKILL else 130
+    assert ended == (-9 if how is signal.SIGKILL else 130)
     assert not (tmp_path / "back").exists()
     again = device.json("get", "/file", tmp_path / "back")
     assert 12 - 5 <= again["transfer"]["blocks_moved"] <= 12 - 3  # two may have arrived and not been written yet

@@ -121,6 +121,13 @@ class Tree:
             yield from self.everything(child, below)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is part of the tests; anything else shows in the answer that it did not get."""
+
+
 class FakeService:
     """One service with one account. `sent` counts what arrived, `requests` what was asked; `faults` may raise."""
 
@@ -137,8 +144,7 @@ class FakeService:
         self.commits: dict[str, bytes] = {}
         self.announced: set[str] = set()
         self.keep_bytes = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         scheme = "http"
         if cert is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
