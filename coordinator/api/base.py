@@ -290,7 +290,7 @@ class ApiHandler(RequestHandler):
         def discard(_chunk: bytes) -> None:
             self.received_at = time.monotonic()
 
-        def refuse(*_args: str) -> None:
+        def refuse(*_args: str, **_named: str) -> None:
             raise error
 
         # Instance attributes stand before the class's methods: tornado goes on as if nothing had happened.
