@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kit.cluster import Appliance, short_folder
+from tests.kit.cluster import Appliance, lend, short_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def shared_appliance() -> Iterator[Appliance]:
+def shared_appliance(request: pytest.FixtureRequest) -> Iterator[Appliance]:
     """A running appliance that nobody may damage. Make users and names of your own in it."""
     with short_folder() as folder, Appliance(folder / "data") as appliance:
-        yield appliance
+        yield from lend(appliance, request)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from tests.kit.cluster import Appliance, Session, short_folder, wait_until
+from tests.kit.cluster import Appliance, Session, lend, short_folder, wait_until
 from tests.kit.faults import make_random
 
 ROUNDS = 4
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.xdist_group("killed appliance")
 
 
 @pytest.fixture(scope="module")
-def killed_appliance() -> Iterator[Appliance]:
+def killed_appliance(request: pytest.FixtureRequest) -> Iterator[Appliance]:
     with short_folder() as folder, Appliance(folder / "data") as appliance:
-        yield appliance
+        yield from lend(appliance, request)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlencode
 
+import pytest
 import urllib3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +236,7 @@ class Appliance:
     def cli(self, *arguments: str, home: Path, stdin: bytes = b"", timeout_s: float = 120.0) -> CliResult:
         """Run `holdfast ARGUMENTS` as the device whose state lies in `home`."""
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "client.cli.main", *arguments],
+            [sys.executable, "-P", "-m", "client", *arguments],
             input=stdin,
             capture_output=True,
             timeout=timeout_s,
@@ -341,6 +342,14 @@ class Session:
         """Download a file."""
         query: dict[str, object] = {"path": path}
         return self.call("GET", "/api/v1/files/download", query=query, headers=headers, timeout_s=timeout_s)
+
+
+def lend(appliance: Appliance, request: pytest.FixtureRequest) -> Iterator[Appliance]:
+    """The body of a fixture that several tests share: prints the logs in the end when one of them failed."""
+    failed_before = request.session.testsfailed
+    yield appliance
+    if request.session.testsfailed > failed_before:
+        appliance.print_logs()
 
 
 @contextlib.contextmanager
