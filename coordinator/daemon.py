@@ -8,7 +8,9 @@ waiting at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import resource
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,6 +38,7 @@ WAKE_S_MAX: Final = 10.0
 
 async def serve(config: CoordinatorConfig) -> None:
     """Run the worker until a signal asks it to stop. Raises ListenError and what the parts raise at their start."""
+    _prepare_process()
     stop = asyncio.Event()
     hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -125,6 +128,17 @@ async def _finish(server: Server, timeout_s: float) -> None:
     await server.hub.drain(WAKE_S_MAX)
     if not await server.finish(timeout_s):
         log.warning("worker.gave_up", extra={"running": len(server.running)})
+
+
+def _prepare_process() -> None:
+    """Settings of the whole process that suit many connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a waiting connection is a descriptor
+    # What is loaded by now stays: the collector need not look at it again, and a full collection over thousands of
+    # connections is to be rare.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 async def _end(task: asyncio.Task[object]) -> None:

@@ -12,6 +12,7 @@ from coordinator.access import require_admin
 from coordinator.api.base import ApiHandler
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata.db import ping
+from coordinator.metadata.schema.migrate import list_missing
 from coordinator.metrics import expose
 from coordinator.protocol.errors import ApiError
 
@@ -37,6 +38,7 @@ class Ready(ApiHandler):
     """503 takes this worker out of a load balancer; the process itself is fine and comes back by itself."""
 
     login_required = False
+    _schema_is_current = False  # for all requests: a schema only goes forward, so it is asked for until it is current
 
     @operation("Whether requests can be served now; 503 when not", answer=Health)
     async def get(self) -> None:
@@ -50,10 +52,13 @@ class Ready(ApiHandler):
 
     async def _check_database(self) -> str:
         try:
-            await self.services.db.run_within(DATABASE_TIMEOUT_S, ping)
+            if Ready._schema_is_current:
+                await self.services.db.run_within(DATABASE_TIMEOUT_S, ping)
+                return "ok"
+            Ready._schema_is_current = not await self.services.db.run_within(DATABASE_TIMEOUT_S, list_missing)
         except ApiError:
             return "does not answer"
-        return "ok"
+        return "ok" if Ready._schema_is_current else "its schema is older than this program"
 
     def _check_storage(self) -> str:
         placement = self.services.store.nodes.placement

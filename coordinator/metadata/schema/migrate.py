@@ -28,6 +28,12 @@ def migrate(conninfo: str, timeout_s: float = 300.0) -> list[str]:
             db.rows("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
 
+def list_missing() -> list[str]:
+    """The scripts that this program knows and the database has not seen; run it through the door."""
+    runner = Runner(db.database, str(_HERE), table_name="schema_migration")
+    return [script.name for script in runner.status() if script.applied is None]
+
+
 def run_sql(name: str) -> None:
     """Run a file of this folder as it stands: for the scripts here."""
     # Without parameters psycopg sends the text unparsed, so that it may hold several statements and per cent signs.
