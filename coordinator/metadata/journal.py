@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from coordinator.metadata import db
+from coordinator.metadata import db, sweeps
 from coordinator.metadata.arrays import Bigints
 from coordinator.metadata.cursors import Place, decode_cursor, encode_cursor
 from coordinator.metadata.entries import ENTRY, entry_of, full_path
@@ -64,8 +64,11 @@ def is_behind(session: Session, cursor: str, now: Mapping[NamespaceId, Head]) ->
 
 
 def raise_epochs() -> int:
-    """After the database was restored from a backup: every cursor given out so far is answered with a reset."""
-    return db.run("UPDATE namespace SET epoch = epoch + 1")
+    """After the database was restored from a backup: every cursor given out so far is answered with a reset, and
+    nothing is collected before a person has looked. How many namespaces there are."""
+    with db.transaction():
+        sweeps.hold("the database was restored from a backup")
+        return db.run("UPDATE namespace SET epoch = epoch + 1")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -180,13 +183,15 @@ def _list(page: _Page, mount: Mount, place: Place) -> Place:
         return place
     room = page.room
     found = db.rows(
-        f"""SELECT {ENTRY} FROM file f WHERE f.namespace_id = %s AND f.id > %s AND f.deleted_at IS NULL
+        # What is deleted is filtered here: a condition on it would tempt the planner to another index and a sort.
+        f"""SELECT f.deleted_at IS NOT NULL, {ENTRY} FROM file f WHERE f.namespace_id = %s AND f.id > %s
             ORDER BY f.id LIMIT %s""",
         (mount.namespace_id, place.listed, room),
     )
-    folders = _ancestors(mount, {row[2] for row in found if row[2] is not None})
+    live = [row[1:] for row in found if not row[0]]
+    folders = _ancestors(mount, {row[2] for row in live if row[2] is not None})
     told: set[FileId] = set()
-    for row in found:
+    for row in live:
         chain = _chain(row, folders)
         if chain is None:
             continue  # lies in a deleted folder
@@ -200,7 +205,7 @@ def _list(page: _Page, mount: Mount, place: Place) -> Place:
                 page.changes.append(_listed(mount, above, path))
     if len(found) < room:
         return Place(place.epoch, place.seq)
-    return Place(place.epoch, place.seq, found[-1][1])
+    return Place(place.epoch, place.seq, found[-1][2])
 
 
 def _ancestors(mount: Mount, ids: Collection[FileId]) -> dict[FileId, tuple[db.Row, bool]]:

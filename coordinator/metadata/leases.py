@@ -5,7 +5,10 @@ The database's clock decides; a holder whose lease was taken over finds every fe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coordinator.metadata import db
+from coordinator.metadata.arrays import Texts
 from coordinator.metadata.values import JobRow, Lease
 
 
@@ -13,16 +16,28 @@ class LeaseLost(Exception):
     """Another runner holds the job now; stop without writing anything more."""
 
 
-def acquire(job: str, holder: str, ttl_s: float) -> Lease | None:
-    """The lease under a new epoch; None while somebody else's is valid (the own one is taken anew: after a restart)."""
+def list_due(periods_s: Mapping[str, float]) -> list[str]:
+    """Which of these jobs (name -> period) nobody runs and have not been begun within their period."""
+    found = db.rows(
+        """SELECT e.job FROM unnest(%s::text[], %s::float8[]) AS e(job, period) LEFT JOIN job_lease l ON l.job = e.job
+           WHERE l.job IS NULL OR (l.expires_at <= now()
+             AND coalesce(l.started_at <= now() - make_interval(secs => e.period), true))""",
+        (Texts(periods_s), list(periods_s.values())),
+    )
+    return [job for (job,) in found]
+
+
+def acquire(job: str, holder: str, ttl_s: float, not_begun_within_s: float = 0.0) -> Lease | None:
+    """The lease under a new epoch; None while somebody's is valid, or when a run has begun more recently than told."""
     row = db.row(
         """INSERT INTO job_lease (job, holder, epoch, expires_at)
            VALUES (%(job)s, %(holder)s, 1, now() + make_interval(secs => %(ttl)s))
            ON CONFLICT (job) DO UPDATE SET holder = excluded.holder, epoch = job_lease.epoch + 1,
                   expires_at = excluded.expires_at
-           WHERE job_lease.expires_at <= now() OR job_lease.holder = excluded.holder
+           WHERE job_lease.expires_at <= now()
+             AND coalesce(job_lease.started_at <= now() - make_interval(secs => %(period)s), true)
            RETURNING epoch""",
-        {"job": job, "holder": holder, "ttl": ttl_s},
+        {"job": job, "holder": holder, "ttl": ttl_s, "period": not_begun_within_s},
     )
     return Lease(job, holder, row[0]) if row else None
 

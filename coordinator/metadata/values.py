@@ -418,6 +418,7 @@ class DoomedBlock:
     m: int
     sealed_size: int
     doomed_at: datetime
+    attempts: int
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ CREATE TABLE audit_log (
 CREATE TABLE cluster (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id text NOT NULL,
-    map_version bigint NOT NULL DEFAULT 1
+    map_version bigint NOT NULL DEFAULT 1,
+    collect_held text NOT NULL DEFAULT ''  -- why nothing may be collected until a person says so
 );
 
 CREATE TABLE site (
@@ -177,7 +178,7 @@ CREATE INDEX missing_shard_due ON missing_shard (next_attempt_at);
 
 -- A block without a row any more, whose shards are still to be trashed.
 CREATE TABLE doomed_block (
-    block_id bytea PRIMARY KEY CHECK (octet_length(block_id) = 16),
+    block_id bytea NOT NULL CHECK (octet_length(block_id) = 16),
     account_id bigint NOT NULL,
     group_id integer NOT NULL,
     group_epoch integer NOT NULL,
@@ -186,7 +187,8 @@ CREATE TABLE doomed_block (
     sealed_size integer NOT NULL,
     doomed_at timestamptz NOT NULL DEFAULT now(),
     attempts integer NOT NULL DEFAULT 0,
-    next_attempt_at timestamptz NOT NULL DEFAULT now()
+    next_attempt_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (block_id, group_id)
 );
 CREATE INDEX doomed_block_due ON doomed_block (next_attempt_at);
 
@@ -266,6 +268,7 @@ CREATE TABLE journal (
     modified_by bigint NOT NULL,
     device_id bigint,
     upload_id text,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (namespace_id, seq)
 );
 
