@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def wait_until(
-    condition: Callable[[], T], *, timeout_s: float = 30.0, what: str = "the condition", every_s: float = 0.05
+    condition: Callable[[], T | None], *, timeout_s: float = 30.0, what: str = "the condition", every_s: float = 0.05
 ) -> T:
     """Ask until `condition` gives something true, and give that. Fails the test after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
