@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from coordinator.appliance.layout import Paths
-from coordinator.appliance.processes import Account, Program, can_pass, ensure_account
+from coordinator.appliance.processes import Account, Program, can_pass, ensure_account, may_let_search
 from node.base.durable import sync_directory
 
 DATABASE: Final = "holdfast"
@@ -159,8 +159,13 @@ def find_postgres(paths: Paths) -> Postgres:
     account = None
     if os.geteuid() == 0:
         uid, gid = ensure_account(_ACCOUNT_FOR_ROOT)
-        passes = can_pass(paths.postgres, uid, gid) and can_pass(binaries / "postgres", uid, gid)
-        account = Account(uid, gid, search=not passes)
+        closed = [path for path in (paths.postgres, binaries / "postgres") if not can_pass(path, uid, gid)]
+        if closed and not may_let_search():
+            raise PostgresError(
+                f"PostgreSQL runs as {_ACCOUNT_FOR_ROOT}, and that account cannot reach {closed[0]}: a folder above it "
+                "is closed to others. Open it (chmod o+x), choose another folder, or do not run this as root."
+            )
+        account = Account(uid, gid, search=bool(closed))
     return Postgres(binaries, data, paths.postgres / "unfinished", choose_socket_folder(paths, os.environ), account)
 
 

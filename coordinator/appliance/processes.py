@@ -24,7 +24,8 @@ from typing import Final, NoReturn
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_KEEPCAPS: Final = 8
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAP_DAC_READ_SEARCH: Final = 2
@@ -210,7 +211,8 @@ def _child_environment() -> dict[str, str]:
 
 def _drop_root(account: Account) -> None:
     if account.search:
-        _prctl(_PR_SET_KEEPCAPS, 1)
+        # Capabilities outlive the change of user, and access(2), with which PostgreSQL looks for its parts, heeds them.
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(account.gid, account.gid, account.gid)
     os.setresuid(account.uid, account.uid, account.uid)
@@ -251,6 +253,12 @@ def ensure_account(name: str) -> tuple[int, int]:
         # Fails when somebody else edits the accounts at this moment, or has just made this one: look again.
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     raise OSError(f"The system account {name} could not be made: {result.stderr.strip()}")
+
+
+def may_let_search() -> bool:
+    """Whether this process can give an account the right to `search`; in a container it often cannot."""
+    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
+    return bool(int(held.split()[1], 16) & 1 << _CAP_DAC_READ_SEARCH)
 
 
 def can_pass(path: Path, uid: int, gid: int) -> bool:

@@ -79,7 +79,10 @@ class Supervisor:
 
     async def run_once(self, program: Program, *, timeout_s: float) -> None:
         """Run a program to its end. Raises ProgramFailed when it fails or takes longer than `timeout_s`."""
-        process = self._spawn(program)
+        try:
+            process = self._spawn(program)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise self.failure(program, f"could not be started: {error}") from error
         try:
             code = await asyncio.wait_for(wait_for_exit(process), timeout_s)
         except TimeoutError as error:
@@ -111,7 +114,7 @@ class Supervisor:
     def failure(self, program: Program, what: str) -> ProgramFailed:
         """What to tell a person about a program: `what` follows its name."""
         log = self._log_file(program)
-        return ProgramFailed(f"{program.name} {what}. Its log is {log}.", read_tail(log, 5))
+        return ProgramFailed(f"{program.name} {what.rstrip('.')}. Its log is {log}.", read_tail(log, 5))
 
     # --- one kept program
 
