@@ -96,7 +96,7 @@ class Api:
             there = self.find(path)
             if there is not None and there.kind is types.Kind.FOLDER:
                 return there
-        return self._decode(answer.check(), types.Metadata)
+        return self._decode(answer.check(path), types.Metadata)
 
     def move(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
         body = types.MoveBody(from_path=source.path, to_path=target, replace=replace)
@@ -105,7 +105,7 @@ class Api:
             there = self.find(target)
             if there is not None and there.id == source.id:
                 return there
-        return self._decode(answer.check(), types.Metadata)
+        return self._decode(answer.check(source.path), types.Metadata)
 
     def copy(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
         body = types.CopyBody(from_path=source.path, to_path=target, replace=replace)
@@ -114,14 +114,14 @@ class Api:
             there = self.find(target)
             if there is not None and (there.kind, there.content_hash) == (source.kind, source.content_hash):
                 return there
-        return self._decode(answer.check(), types.Metadata)
+        return self._decode(answer.check(source.path), types.Metadata)
 
     def delete(self, path: str) -> int:
         """How many files and folders went to the trash; 0 when an earlier attempt of this call did it."""
         answer = self._call_post("/files/delete", types.DeleteBody(path=path), accept=(404,))
         if answer.status == 404 and answer.repeated:
             return 0
-        return self._decode(answer.check(), types.Deleted).deleted
+        return self._decode(answer.check(path), types.Deleted).deleted
 
     def versions(self, path: str, limit: int, before: int | None = None) -> list[types.VersionRow]:
         """Newest first; those below version `before` where it is given."""
@@ -129,7 +129,13 @@ class Api:
         return self._get("/files/list_revisions", query, types.VersionList).versions
 
     def restore(self, path: str, version: int | None) -> types.Metadata:
-        return self._post("/files/restore", types.RestoreBody(path=path, version=version), types.Metadata)
+        body = types.RestoreBody(path=path, version=version)
+        answer = self._call_post("/files/restore", body, accept=(404, 409))
+        if answer.status != 200 and answer.repeated:
+            there = self.find(path)
+            if there is not None:
+                return there
+        return self._decode(answer.check(path), types.Metadata)
 
     def trash(self) -> Iterator[types.TrashRow]:
         page: str | None = None

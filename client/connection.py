@@ -48,10 +48,12 @@ class Answer:
     body: bytes
     repeated: bool
 
-    def check(self) -> Answer:
+    def check(self, about: str | None = None) -> Answer:
         """This answer, or Refused raised where it is an error that the caller had accepted but cannot explain."""
         if self.status >= 400:
-            raise _refusal(self.status, self.body)
+            refusal = _refusal(self.status, self.body)
+            refusal.path = about
+            raise refusal
         return self
 
 

@@ -105,6 +105,7 @@ class _FileUpload:
         self._remote = remote
         self._there = there
         self._nothing_new = False
+        self._failed = False
         self._tally = transfer.tally
         self._buffers = transfer.buffers
         self._hashes = [""] * source.blocks
@@ -131,6 +132,8 @@ class _FileUpload:
         """Indices of blocks that the service lacks, each hash once; the feeding thread runs it ahead of the senders."""
         count = self._source.blocks
         for start in range(0, count or 1, WINDOW_BLOCKS):
+            if self._failed:
+                return  # otherwise hours of hashing could go by before the error is told
             window = range(start, min(start + WINDOW_BLOCKS, count))
             for_each(window, self._hash, workers=HASH_THREADS, ahead=len(window))
             if window.stop == count:
@@ -152,9 +155,13 @@ class _FileUpload:
             self._hashes[index] = hash_block(self._source.read_block(index, buffer)).hex()
 
     def _send(self, index: int) -> None:
-        with self._buffers.take() as buffer:
-            plain = self._source.read_block(index, buffer)
-            self._api.put_block(self._remote, self._hashes[index], plain)
+        try:
+            with self._buffers.take() as buffer:
+                plain = self._source.read_block(index, buffer)
+                self._api.put_block(self._remote, self._hashes[index], plain)
+        except BaseException:
+            self._failed = True
+            raise
         self._tally.moved(len(plain))
 
     def _announce(self) -> set[str]:

@@ -79,6 +79,7 @@ class _TreeUpload:
         self._problems = problems
         self._there: dict[str, Metadata] = {}
         self._large: list[tuple[LocalFile, str]] = []
+        self._failed = False
 
     def run(self) -> Metadata:
         self._there = {path_key(entry.path): entry for entry in self._api.list_folder(self._root.path, recursive=True)}
@@ -90,6 +91,8 @@ class _TreeUpload:
     def _small_files(self) -> Iterator[_Small]:
         """Runs in the feeding thread: makes empty folders, sets large files aside, reads and hashes small ones."""
         for found in walk(self._local):
+            if self._failed:
+                return  # otherwise the rest of the tree could be hashed before the error is told
             match found:
                 case Skipped(path, reason):
                     self._problems.skipped(path, reason)
@@ -145,6 +148,13 @@ class _TreeUpload:
         return True
 
     def _send_batch(self, batch: list[_Small]) -> None:
+        try:
+            self._store(batch)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _store(self, batch: list[_Small]) -> None:
         announced = self._api.announce([small.entry() for small in batch])
         going: list[_Small] = []
         missing: set[str] = set()

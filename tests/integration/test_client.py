@@ -325,7 +325,7 @@ def test_bad_paths_and_unknown_ones(device: Device, tmp_path: Path) -> None:
         device("mkdir", path, expect=2)
     for command in (["stat"], ["ls"], ["history"], ["rm"], ["restore"]):
         assert device.json(*command, device.path("nothing"), expect=3)["error"]["code"] == "not_found"
-    assert "nothing" in device("stat", device.path("nothing"), expect=3).err
+        assert device.path("nothing") in device(*command, device.path("nothing"), expect=3).err
 
 
 def test_devices_whoami_activity_and_logout(device: Device, new_device: Callable[[], Device]) -> None:

@@ -142,6 +142,14 @@ def test_what_was_done_although_the_answer_was_lost_counts_as_done(
     device(*command, expect=3 if command[0] in ("rm", "mv") else 4)
 
 
+def test_an_undelete_whose_answer_was_lost_counts_as_done(service: FakeService, device: Device, tmp_path: Path) -> None:
+    device("put", some_file(tmp_path / "file", 10), "/file")
+    device("rm", "/file")
+    with service.fault(answer_lost_once(service, "POST", "/files/restore")):
+        assert device.json("restore", "/file")["path"] == "/file"
+    device("restore", "/file", expect=3)
+
+
 @pytest.mark.usefixtures("hasty")
 def test_a_service_that_cannot_take_it_now_is_exit_6(service: FakeService, device: Device, tmp_path: Path) -> None:
     local = some_file(tmp_path / "file", 5 * BLOCK_BYTES)
