@@ -27,9 +27,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from http.server import HTTPServer
+from typing import Final
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -38,7 +42,9 @@ from node.volumes.disk import Disk
 from node.volumes.health import DiskState
 from node.volumes.store import StoreCounts
 
-_PREFIX = "holdfast_node_"
+REQUEST_TIMEOUT_S: Final = 5.0
+
+_PREFIX: Final = "holdfast_node_"
 
 _STORE_COUNTERS: tuple[tuple[str, str, Callable[[StoreCounts], float]], ...] = (
     ("commits", "group commits (one fdatasync each)", lambda counts: counts.commits),
@@ -113,14 +119,36 @@ def start_metrics(listen: str, disks: Mapping[str, Disk], server: Server) -> Cal
     registry.register(NodeCollector(disks, server))
     ProcessCollector(registry=registry)
     address, _, port = listen.rpartition(":")
-    http, thread = start_http_server(int(port), address.strip("[]"), registry)
+    http = _MetricsServer((address.strip("[]"), int(port)), MetricsHandler.factory(registry))
+    thread = threading.Thread(target=http.serve_until_stopped, name="metrics", daemon=True)
+    thread.start()
 
     def stop() -> None:
-        http.shutdown()
+        http.stop()
+        thread.join(REQUEST_TIMEOUT_S)
         http.server_close()
-        thread.join()
 
     return stop
+
+
+class _MetricsServer(HTTPServer):
+    """One request at a time, and none of serve_forever's two wake-ups a second."""
+
+    def __init__(self, address: tuple[str, int], handler: type[MetricsHandler]) -> None:
+        handler.timeout = REQUEST_TIMEOUT_S
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._stopping = False
+        super().__init__(address, handler)
+        self._address = (address[0], self.server_port)
+
+    def serve_until_stopped(self) -> None:
+        while not self._stopping:
+            self.handle_request()
+
+    def stop(self) -> None:
+        self._stopping = True
+        with socket.create_connection(self._address, timeout=1.0):
+            pass  # handle_request returns
 
 
 def _count_by(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
