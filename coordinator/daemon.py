@@ -21,6 +21,7 @@ from coordinator.api.server import Server
 from coordinator.blocks.cpu import CpuPool
 from coordinator.blocks.store import BlockStore
 from coordinator.config import CoordinatorConfig
+from coordinator.jobs.schedule import make_runner
 from coordinator.metadata import accounts, journal
 from coordinator.metadata.db import Door
 from coordinator.metadata.values import DeviceId, NamespaceId
@@ -76,19 +77,28 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
     stack.push_async_callback(store.close)
     await store.start()
     hub = _make_hub(config, db)
+    clock = SystemClock()
+    runner = make_runner(config.name, db, store, hub, clock)
     services = Services(
         config=config,
         db=db,
         store=store,
         hub=hub,
         cpu=cpu,
-        clock=SystemClock(),
+        clock=clock,
+        runner=runner,
         guesses=LoginGuesses(
             GuessLimit(config.login_failures_per_account_max), GuessLimit(config.login_failures_per_address_max)
         ),
     )
     watch_queues(services)
-    for work, name in ((hub.run(), "hub"), (watch_loop(), "loop-lag"), (watch_cluster(services), "cluster-count")):
+    works = {
+        "hub": hub.run(),
+        "loop-lag": watch_loop(),
+        "cluster-count": watch_cluster(services),
+        "jobs": runner.run(),
+    }
+    for name, work in works.items():
         stack.push_async_callback(_end, asyncio.create_task(work, name=name))
     return services
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from coordinator.blocks.cpu import CpuPool
     from coordinator.blocks.store import BlockStore
     from coordinator.config import CoordinatorConfig
+    from coordinator.jobs.runner import Runner
     from coordinator.metadata.db import Door
     from coordinator.notify.hub import Hub
     from coordinator.passwords import GuessLimit
@@ -25,7 +26,8 @@ class LoginGuesses:
 
 @dataclass(frozen=True)
 class Services:
-    """`db` reaches PostgreSQL, `store` the nodes, `hub` everyone who waits for changes, `cpu` the thread pool."""
+    """`db` reaches PostgreSQL, `store` the nodes, `hub` everyone who waits for changes, `cpu` the thread pool;
+    `runner` runs the background jobs."""
 
     config: CoordinatorConfig
     db: Door
@@ -33,4 +35,5 @@ class Services:
     hub: Hub
     cpu: CpuPool
     clock: Clock
+    runner: Runner
     guesses: LoginGuesses

@@ -18,6 +18,7 @@ from coordinator.protocol.types import (
     BlockMargins,
     DisableUserBody,
     DiskRow,
+    JobReport,
     JobRow,
     MirrorRow,
     NodeRow,
@@ -103,6 +104,15 @@ class Status(AdminHandler):
         )
 
 
+class RunJob(AdminHandler):
+    @operation("Run a background job now and wait for its end", answer=JobReport)
+    async def post(self, job: str) -> None:
+        ran = await self.services.runner.run_now(job)
+        await self.audit("job.run", job=job)
+        found, done = dict(ran.swept.found), dict(ran.swept.done)
+        self.answer(JobReport(job=ran.job, found=found, done=done, took_s=ran.took_s))
+
+
 def _site_rows(cluster: ClusterMap, answering: set[NodeId]) -> list[SiteRow]:
     """The map as people read it; a node that should be up and does not answer this worker is "silent"."""
     sites = {site.id: SiteRow(name=site.name, nodes=[]) for site in cluster.sites.values()}
@@ -140,5 +150,6 @@ def _make_account_key(root_key_file: str) -> bytes:
 ROUTES: Final = (
     RouteSpec("admin.users", "/api/v1/admin/users", Users),
     RouteSpec("admin.users.disable", "/api/v1/admin/users/disable", DisableUser),
+    RouteSpec("admin.jobs", "/api/v1/admin/jobs/{job}", RunJob),
     RouteSpec("admin.status", "/api/v1/admin/status", Status),
 )

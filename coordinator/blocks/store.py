@@ -18,6 +18,7 @@ import zmq
 
 from coordinator.blocks.budget import ByteBudget
 from coordinator.blocks.cpu import CpuPool
+from coordinator.blocks.inventory import ShardInventory
 from coordinator.blocks.keys import AccountKeys, RootKey
 from coordinator.blocks.nodes import NodeKeys, NodePool
 from coordinator.blocks.read import BlockReader, ReadSettings
@@ -59,6 +60,7 @@ class BlockStore:
         self.nodes = NodePool(lambda: db.run(groups.load_map), lambda: db.run(groups.map_version), keys, config.site)
         self._writer = BlockWriter(self.nodes, cpu, account_keys, writing, WriteSettings())
         self._reader = BlockReader(self.nodes, cpu, account_keys, reading, self._report, ReadSettings())
+        self.inventory = ShardInventory(self.nodes)
         self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
         self._reporter: asyncio.Task[None] | None = None

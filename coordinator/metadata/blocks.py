@@ -203,3 +203,22 @@ def count_by_margin() -> dict[int, int]:
            GROUP BY margin HAVING sum(n) > 0""",
     )
     return dict(found)
+
+
+# --- what verification compares with the nodes ------------------------------------------------------------------
+
+
+def list_page(after: bytes, limit: int) -> list[BlockRow]:
+    """Blocks with ids above `after`, in order: all of them, a page at a time."""
+    found = db.rows(f"SELECT {BLOCK} FROM block b WHERE b.id > %s ORDER BY b.id LIMIT %s", (after, limit))
+    return [block_of(row) for row in found]
+
+
+def list_known(block_ids: Collection[bytes]) -> set[bytes]:
+    """Those that have a row, or wait to be trashed."""
+    found = db.rows(
+        """SELECT b.id FROM block b WHERE b.id = ANY (%(ids)s::bytea[])
+           UNION SELECT d.block_id FROM doomed_block d WHERE d.block_id = ANY (%(ids)s::bytea[])""",
+        {"ids": Bytes(block_ids)},
+    )
+    return {bytes(block_id) for (block_id,) in found}
