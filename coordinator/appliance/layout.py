@@ -141,7 +141,9 @@ def plan_layout(options: Options, *, new_id: Callable[[], str], free_ports: Call
     check_options(options)
     wanted = _with_defaults(options)
     sites, nodes, disks = _count(wanted.sites), _count(wanted.nodes), _count(wanted.disks)
-    ports = iter(free_ports(2 * sites * nodes))
+    workers = _count(wanted.workers)
+    # All in one draw, since no two calls know of each other.
+    ports = iter(free_ports(1 + 2 * sites * nodes + workers))
     node_layouts = []
     for site in range(1, sites + 1):
         for number in range(1, nodes + 1):
@@ -152,12 +154,13 @@ def plan_layout(options: Options, *, new_id: Callable[[], str], free_ports: Call
         format_version=FORMAT_VERSION,
         cluster_id=new_id(),
         bind=wanted.bind or "",
-        port=_count(wanted.port),
+        # A free one is chosen like the others, not by the kernel: it has to be free again at every later start.
+        port=_count(wanted.port) or next(ports),
         code=wanted.code or "",
         nodes=tuple(node_layouts),
         workers=(),
     )
-    return with_workers(layout, _count(wanted.workers), free_ports)
+    return with_workers(layout, workers, lambda count: [next(ports) for _ in range(count)])
 
 
 def check_options(options: Options) -> None:

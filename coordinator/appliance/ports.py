@@ -18,7 +18,7 @@ class PortTaken(Exception):
 
 
 def open_public_socket(bind: str, port: int) -> socket.socket:
-    """Listen on the public address; port 0 takes a free one. Raises PortTaken."""
+    """Listen on the public address. Raises PortTaken."""
     try:
         family = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         # Not reuse_port: a second appliance on the same port shall be told.

@@ -142,12 +142,10 @@ class Start:
             for sentence in list_differences(old, self._options):
                 self._say(sentence)
             layout = self._refresh(old)
-            self._listener = open_public_socket(layout.bind, layout.port)
         else:
             old = None
-            planned = plan_layout(self._options, new_id=lambda: secrets.token_hex(16), free_ports=free_ports)
-            self._listener = open_public_socket(planned.bind, planned.port)
-            layout = msgspec.structs.replace(planned, port=self._listener.getsockname()[1])
+            layout = plan_layout(self._options, new_id=lambda: secrets.token_hex(16), free_ports=free_ports)
+        self._listener = open_public_socket(layout.bind, layout.port)
         self._layout = layout
         self._first = not layout.formatted
         if layout != old:
@@ -157,7 +155,7 @@ class Start:
         """The layout with as many workers as wanted, and no port that somebody else has taken meanwhile."""
 
         def other_ports(count: int) -> list[int]:
-            return free_ports(count, avoid=set(layout.ports()))
+            return free_ports(count, avoid={layout.port, *layout.ports()})
 
         if self._options.workers is not None:
             layout = with_workers(layout, self._options.workers, other_ports)
