@@ -22,11 +22,11 @@ from client.naming import ByteRange
 from client.parallel import Buffers, for_each, in_order
 from client.part import RANGE_SUFFIX, PartFile, with_executable
 from client.retry import Failure, RetryPolicy
-from client.source import SourceFile, Unsettled, local_error
+from client.source import SourceFile, Unsettled, local_error, mtime_ns_of
 from client.transfer import Transfer
 from coordinator.protocol.errors import NotFound
 from coordinator.protocol.hashing import BLOCK_BYTES, block_size, content_hash, count_blocks, hash_block
-from coordinator.protocol.types import BlockList, Metadata, VersionRow
+from coordinator.protocol.types import VERSION_MAX, BlockList, Metadata, VersionRow
 
 TRANSFERS: Final = 4
 SMALL_BYTES_MAX: Final = BLOCK_BYTES  # one call instead of a recipe and a block
@@ -51,7 +51,7 @@ def wanted_from(path: str, row: Metadata | VersionRow) -> Wanted:
 
 def find_version(api: Api, path: str, version: int) -> Wanted:
     """A named version, also of a deleted file. Raises Refused (not_found)."""
-    for row in api.versions(path, 1, before=version + 1):
+    for row in api.versions(path, 1, before=min(version + 1, VERSION_MAX)):
         if row.version == version:
             return wanted_from(path, row)
     raise Refused(404, {"code": "not_found", "message": NotFound(what=f"version of {path}").message})
@@ -245,8 +245,8 @@ def _dress(target: Path, wanted: Wanted) -> None:
     try:
         target.chmod(with_executable(target.stat().st_mode, wanted.executable))
         if wanted.mtime is not None:
-            stamp = wanted.mtime.timestamp()
-            os.utime(target, (stamp, stamp))
+            stamp_ns = mtime_ns_of(wanted.mtime)
+            os.utime(target, ns=(stamp_ns, stamp_ns))
     except OSError as error:
         raise local_error(target, error) from error
 

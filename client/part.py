@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from client.errors import LocalConflict, LocalMissing
-from client.source import local_error
+from client.source import local_error, mtime_ns_of
 from coordinator.protocol.hashing import BLOCK_BYTES, block_size, hash_block
 from node.base.durable import sync_directory
 
@@ -87,8 +87,8 @@ class PartFile:
             os.ftruncate(self._descriptor, size_bytes)
             os.fchmod(self._descriptor, with_executable(self._mode, executable))
             if mtime is not None:
-                stamp = mtime.timestamp()
-                os.utime(self._descriptor, (stamp, stamp))
+                stamp_ns = mtime_ns_of(mtime)
+                os.utime(self._descriptor, ns=(stamp_ns, stamp_ns))
             os.fsync(self._descriptor)
             os.replace(self._path, self.target)
             if sync_folder:

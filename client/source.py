@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,6 +18,7 @@ from coordinator.protocol.hashing import BLOCK_BYTES, block_size, count_blocks
 
 # A change in the same clock tick as the last one leaves no trace in mtime; older than this, every change does.
 _RACY_NS: Final = 20_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MTIME_MAX_S: Final = 253_402_300_799  # the last second of the year 9999, which RFC 3339 can write
 
 
@@ -100,6 +101,11 @@ def datetime_of(mtime_ns: int) -> datetime:
     seconds, rest_ns = divmod(mtime_ns, 1_000_000_000)
     clamped = max(-62_135_596_800, min(seconds, _MTIME_MAX_S))
     return datetime.fromtimestamp(clamped, UTC).replace(microsecond=rest_ns // 1000)
+
+
+def mtime_ns_of(moment: datetime) -> int:
+    """The way back, exact to the microsecond; a float of seconds would be off by one now and then."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _settled_identity(descriptor: int) -> tuple[tuple[int, ...], os.stat_result]:

@@ -250,6 +250,7 @@ def test_versions_are_listed_fetched_and_restored(device: Device, tmp_path: Path
         device.json("get", device.path("file"), tmp_path / "x", "--version", "9", expect=3)["error"]["code"]
         == "not_found"
     )
+    device("get", device.path("file"), tmp_path / "x", "--version", "99999999999", expect=3)
     assert not (tmp_path / "x").exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import LocalMissing, LocalTrouble
-from client.source import SourceFile, Unsettled, datetime_of
+from client.source import SourceFile, Unsettled, datetime_of, mtime_ns_of
 from coordinator.protocol.hashing import BLOCK_BYTES
 
 
@@ -80,5 +80,6 @@ def test_nothing_stays_open_after_a_refusal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mtime_ns", [0, -1, -(10**18) * 8, 10**18 * 9, -(10**20), 10**21, 1_234_567_891_234])
 def test_any_time_a_file_can_have_becomes_one_that_the_service_takes(mtime_ns: int) -> None:
     moment = datetime_of(mtime_ns)
+    assert datetime_of(mtime_ns_of(moment)) == moment
     assert moment.tzinfo is UTC
     assert 1 <= moment.year <= 9999
