@@ -124,7 +124,9 @@ class Runner:
         finally:
             await self._finish(lease, outcome)
         took_s = time.monotonic() - started
-        _log.info("job.done", extra={"job": job.name, "outcome": outcome, "took_ms": round(took_s * 1000)})
+        # Some jobs run every few seconds: the log tells of those that did something.
+        level = logging.INFO if any(swept.done.values()) else logging.DEBUG
+        _log.log(level, "job.done", extra={"job": job.name, "outcome": outcome, "took_ms": round(took_s * 1000)})
         return Ran(job.name, swept, took_s)
 
     async def _work_renewed(self, job: Job, lease: Lease) -> Swept:

@@ -23,7 +23,7 @@ from node.protocol.messages import InventoryRow
 
 _log = logging.getLogger(__name__)
 
-YOUNG_S: Final = 3600.0
+YOUNG_S: Final = 300.0
 _PAGE: Final = 1000
 
 
