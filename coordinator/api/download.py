@@ -22,7 +22,7 @@ from coordinator.metadata import files
 from coordinator.metadata.values import BlockRow, Recipe
 from coordinator.protocol.errors import RangeNotSatisfiable
 from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
-from coordinator.protocol.types import Role
+from coordinator.protocol.types import VERSION_MAX, Role
 
 BLOCKS_AHEAD: Final = 3
 RECIPE_ROWS: Final = 64
@@ -82,7 +82,7 @@ class DownloadHandler(FileHandler):
 
     async def _recipe(self, first: int, count: int) -> Recipe:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
-        version = self.optional_integer("version", low=1)
+        version = self.optional_integer("version", low=1, high=VERSION_MAX)
         return await self.services.db.run(files.get_recipe, target, version, first, count)
 
     def _asked(self, recipe: Recipe) -> ByteRange | None:

@@ -6,7 +6,7 @@ The bytes go elsewhere: blocks.py (by hash), upload.py and tus.py (streamed), do
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import ClassVar, Final, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
 from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
 from coordinator.protocol.types import (
     PAGE_ENTRIES_MAX,
+    VERSION_MAX,
     AnnounceAnswer,
     AnnounceBody,
     AnnounceResult,
@@ -39,6 +40,7 @@ from coordinator.protocol.types import (
     MoveBody,
     RestoreBody,
     Role,
+    Time,
     TrashList,
     VersionList,
 )
@@ -95,7 +97,7 @@ class ListRevisionsHandler(FileHandler):
     async def get(self) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         limit = self.integer("limit", 100, low=1, high=PAGE_ENTRIES_MAX)
-        before = self.optional_integer("before", low=1)
+        before = self.optional_integer("before", low=1, high=VERSION_MAX)
         versions = await self.services.db.run(files.list_versions, target, limit, before)
         self.answer(VersionList(versions=[version_body(version) for version in versions]))
 
@@ -104,7 +106,8 @@ class RecipeHandler(FileHandler):
     @operation("A version's blocks", answer=BlockList, query={"path": str, "version": int | None})
     async def get(self) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
-        version, hashes = await self.services.db.run(files.list_hashes, target, self.optional_integer("version", low=1))
+        wanted = self.optional_integer("version", low=1, high=VERSION_MAX)
+        version, hashes = await self.services.db.run(files.list_hashes, target, wanted)
         self.answer(
             BlockList(
                 version=version.version,
@@ -239,6 +242,7 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
         target = resolve(session, entry.path, Role.EDITOR)
         if len(entry.blocks) != count_blocks(entry.size):
             raise SizeMismatch(received=len(entry.blocks) * BLOCK_BYTES, expected=entry.size)
+        modified_at = as_utc(entry.mtime)
     except ApiError as error:
         return error
     return FileWrite(
@@ -246,7 +250,7 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
         size_bytes=entry.size,
         hashes=tuple(bytes.fromhex(block) for block in entry.blocks),
         base_version=entry.base_version,
-        client_modified_at=entry.mtime,
+        client_modified_at=modified_at,
         executable=entry.executable,
     )
 
@@ -268,16 +272,23 @@ def _announced(upload: Upload, write: FileWrite | ApiError, missing: set[bytes])
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """An RFC 3339 time with its zone. Raises BadRequest."""
+    """An RFC 3339 time with its zone, in UTC. Raises BadRequest."""
     if text is None:
         return None
     try:
-        time = msgspec.convert(text, datetime)
+        return as_utc(msgspec.convert(text, Time))
     except msgspec.ValidationError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise BadRequest(reason="a time is written like 2026-01-31T12:00:00Z")
-    return time
+        raise BadRequest(reason="a time is written like 2026-01-31T12:00:00Z") from None
+
+
+def as_utc(time: datetime | None) -> datetime | None:
+    """The time as the metadata keeps it. Raises BadRequest for one whose zone takes it out of the years 1 to 9999:
+    the database would keep it, and then nobody could read its folder.
+    """
+    try:
+        return None if time is None else time.astimezone(UTC)
+    except OverflowError:
+        raise BadRequest(reason="a time lies in the years 1 to 9999, in UTC") from None
 
 
 ROUTES: Final = (

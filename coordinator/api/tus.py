@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 from coordinator.access import resolve
 from coordinator.api.base import JSON_BODY_BYTES_MAX
-from coordinator.api.files import FileHandler, parse_time
+from coordinator.api.files import FileHandler, as_utc, parse_time
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import commits, uploads
 from coordinator.metadata.values import Upload, UploadState
@@ -26,12 +26,14 @@ from coordinator.protocol.errors import (
     ApiError,
     BadRequest,
     ChecksumMismatch,
+    NotFound,
     OffsetMismatch,
+    SizeMismatch,
     TooLarge,
     TusVersion,
     UnsupportedMedia,
 )
-from coordinator.protocol.types import SIZE_BYTES_MAX, Role, UploadBody
+from coordinator.protocol.types import SIZE_BYTES_MAX, VERSION_MAX, Role, UploadBody
 from coordinator.upload import UploadStream, claim_upload
 
 VERSION: Final = "1.0.0"
@@ -41,6 +43,9 @@ OFFSET_MEDIA: Final = "application/offset+octet-stream"
 METADATA_CHARS_MAX: Final = 64 * 1024
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
+_TUS_HEADERS: Final = frozenset({"tus-resumable", "upload-length", "upload-defer-length"})
+_OVERRIDES: Final = frozenset({"HEAD", "PATCH", "DELETE"})
 _log = logging.getLogger("coordinator.api")
 
 
@@ -48,15 +53,20 @@ class TusHandler(FileHandler):
     """What all addresses that speak tus share: version check, headers, and taking a body into an upload."""
 
     body_bytes_max: ClassVar[int] = SIZE_BYTES_MAX
-    speaks_tus: bool = True
+
+    _stream: UploadStream | None = None
+    _checksum: tuple[Any, bytes] | None = None
+    _keep: bool = True  # what has arrived counts, also when the request breaks off
 
     async def prepare(self) -> None:
         override = self.request.headers.get("X-HTTP-Method-Override")
         if override is not None and self.request.method == "POST":
+            if override.upper() not in _OVERRIDES:
+                error = BadRequest(reason="X-HTTP-Method-Override is HEAD, PATCH or DELETE")
+                if not self._discard_body(error):
+                    raise error
+                return
             self.request.method = override.upper()
-        self._stream: UploadStream | None = None
-        self._checksum: tuple[Any, bytes] | None = None
-        self._whole = False
         await super().prepare()
 
     def set_default_headers(self) -> None:
@@ -79,9 +89,14 @@ class TusHandler(FileHandler):
             raise BadRequest(reason=f"the header {name} must be a number")
         return int(text)
 
-    async def open_stream(self, upload: Upload, epoch: int) -> None:
-        """From now on the body goes into `upload`. Raises TooLarge, and BadRequest for an unusable Upload-Checksum."""
+    def read_checksum(self) -> None:
+        """What the body must come to. To be called before a claim, since it raises BadRequest."""
         self._checksum = _parse_checksum(self.request.headers.get("Upload-Checksum"))
+        self._keep = self._checksum is None
+
+    async def open_stream(self, upload_id: str) -> Upload:
+        """From now on the body goes into this upload, and nobody else's does; the upload as it stands."""
+        upload, epoch = await claim_upload(self.services, self.session, upload_id)
         self._stream = UploadStream(
             self.services,
             self.session,
@@ -90,6 +105,7 @@ class TusHandler(FileHandler):
             superseded=self._leave,
             hold_back=self._checksum is not None,
         )
+        return upload
 
     def _leave(self) -> None:
         """A newer request takes over: cut the body here; `end` keeps what has arrived."""
@@ -100,27 +116,35 @@ class TusHandler(FileHandler):
             raise BadRequest(reason="this request carries no body")
         if self._checksum is not None:
             self._checksum[0].update(chunk)
-        await self._stream.feed(chunk)
+        try:
+            await self._stream.feed(chunk)
+        except (SizeMismatch, TooLarge):
+            self._keep = False  # a body that is not what was announced is not taken in part
+            raise
 
-    async def finish_stream(self, upload: Upload) -> None:
+    async def finish_stream(self) -> None:
         """The body is whole: keep it, commit when it was the last, and answer with the new offset."""
         assert self._stream is not None
         if self._checksum is not None and not hmac.compare_digest(self._checksum[0].digest(), self._checksum[1]):
             raise ChecksumMismatch
-        self._whole = True
-        offset = await self._stream.finish()
-        if offset == upload.size_bytes:
-            written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
+        self._keep = False  # `end` has nothing left to do, whatever becomes of this
+        self._headers["Upload-Offset"] = str(await self._settle(self._stream))
+
+    async def _settle(self, stream: UploadStream) -> int:
+        """Make all that was fed durable, and a version of the upload when it is whole; the offset."""
+        offset = await stream.finish()
+        if offset == stream.upload.size_bytes:
+            written = await self.services.db.run(commits.commit_upload, self.session, stream.upload.id)
             self.publish([written.head])
-        self._headers["Upload-Offset"] = str(offset)
+        return offset
 
     async def end(self) -> None:
-        stream = getattr(self, "_stream", None)
+        stream, self._stream = self._stream, None
         if stream is None:
             return
         try:
-            if not self._whole and self._checksum is None:
-                await stream.finish()  # broken off: every byte that arrived counts
+            if self._keep:
+                await self._settle(stream)  # broken off: every byte that arrived counts
         except ApiError as error:
             _log.info("upload.tail_not_kept", extra={"request": self.request_id, "code": error.code})
         finally:
@@ -134,9 +158,11 @@ class CreateHandler(TusHandler):
         self.login_required = self.request.method != "OPTIONS"  # type: ignore[misc]  # a question about the service
         await super().prepare()
 
+    _upload: Upload | None = None
+    _told: bool = False  # the client learns the upload's address
+
     async def begin(self) -> None:
-        self._upload: Upload | None = None
-        if self.request.method != "POST" or "Tus-Resumable" not in self.request.headers:
+        if self.request.method != "POST" or _TUS_HEADERS.isdisjoint(map(str.lower, self.request.headers)):
             return
         self.check_version()
         size = self.header_number("Upload-Length")
@@ -155,14 +181,15 @@ class CreateHandler(TusHandler):
             mtime=parse_time(told.get("mtime")),
             executable=told.get("executable") == "true",
         )
-        if self.request.headers.get("Content-Type") == OFFSET_MEDIA:
+        brings_bytes = self.request.headers.get("Content-Type") == OFFSET_MEDIA
+        if brings_bytes:
             check_fits(self.content_length, size)
+            self.read_checksum()
         elif self.content_length:
             raise UnsupportedMedia(expected=OFFSET_MEDIA)
-        await self._create(body, metadata)
-        if self.request.headers.get("Content-Type") == OFFSET_MEDIA:
-            assert self._upload is not None
-            await self.open_stream(*await claim_upload(self.services, self.session, self._upload.id))
+        upload = await self._create(body, metadata)
+        if brings_bytes:
+            self._upload = await self.open_stream(upload.id)
 
     async def receive(self, chunk: bytes) -> None:
         if self._upload is not None:
@@ -174,19 +201,28 @@ class CreateHandler(TusHandler):
 
     @operation("Begin a resumable upload; its Location speaks tus 1.0.0", body=UploadBody, status=201)
     async def post(self) -> None:
-        if self._upload is None:
-            await self._create(self.body(UploadBody), "")
-        upload = self._upload
-        assert upload is not None
+        upload = self._upload or await self._create(self.body(UploadBody), "")
         self._headers["Location"] = self._address(upload)
         self._headers["Upload-Expires"] = expiry_header(upload)
         if self._stream is not None:
-            await self.finish_stream(upload)
+            await self.finish_stream()
         elif upload.size_bytes == 0:
             written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
             self.publish([written.head])
+        self._told = True
         self.set_status(201)
         self.finish()
+
+    async def end(self) -> None:
+        """An upload whose address nobody was told could not be continued, but would take up space until it expires."""
+        if self._upload is None or self._told:
+            await super().end()
+            return
+        try:
+            self._keep = False
+            await super().end()
+        finally:
+            self.publish([await self.services.db.run(uploads.cancel, self.session, self._upload.id)])
 
     @operation("What this service supports of tus", status=204)
     def options(self) -> None:
@@ -196,22 +232,24 @@ class CreateHandler(TusHandler):
         self._headers["Tus-Checksum-Algorithm"] = ",".join(ALGORITHMS)
         self.answer_nothing()
 
-    async def _create(self, body: UploadBody, metadata: str) -> None:
+    async def _create(self, body: UploadBody, metadata: str) -> Upload:
         limit = self.services.config.upload_bytes_max
         if body.size is not None and body.size > limit:
             raise TooLarge(limit=limit)
         target = resolve(self.session, body.path, Role.EDITOR)
-        self._upload, head = await self.services.db.run(
+        upload, head = await self.services.db.run(
             uploads.create,
             self.session,
             target,
             body.size,
             base_version=body.base_version,
-            client_modified_at=body.mtime,
+            client_modified_at=as_utc(body.mtime),
             executable=body.executable,
             client_metadata=metadata,
         )
+        self._upload = upload
         self.publish([head])
+        return upload
 
     def _address(self, upload: Upload) -> str:
         scheme = self.services.config.public_url.partition("://")[0]
@@ -231,8 +269,11 @@ class UploadAddress(TusHandler):
         if self.request.method == "OPTIONS":
             return
         self.check_version()
+        upload_id = self.path_kwargs["upload"]
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise NotFound(what="upload")
         if self.request.method == "PATCH":
-            await self._begin_patch(self.path_args[0] if self.path_args else self.path_kwargs["upload"])
+            await self._begin_patch(upload_id)
 
     async def _begin_patch(self, upload_id: str) -> None:
         if self.request.headers.get("Content-Type") != OFFSET_MEDIA:
@@ -240,29 +281,35 @@ class UploadAddress(TusHandler):
         offset = self.header_number("Upload-Offset")
         if offset is None:
             raise BadRequest(reason="a PATCH needs Upload-Offset")
-        upload = await self.services.db.run(uploads.get, self.session, upload_id)
         size = self.header_number("Upload-Length")
-        if size is not None:
-            upload = await self.services.db.run(uploads.set_size, self.session, upload_id, size)
-        if upload.state is UploadState.COMPLETE:
-            if offset != upload.offset or self.content_length:
-                raise OffsetMismatch(expected_offset=upload.offset)
-            self._upload = upload
+        self.read_checksum()
+        self._upload = await self.services.db.run(uploads.get, self.session, upload_id)
+        if self._upload.state is UploadState.COMPLETE:
+            if offset != self._upload.offset or self.content_length:
+                raise OffsetMismatch(expected_offset=self._upload.offset)
             return
-        self._upload, epoch = await claim_upload(self.services, self.session, upload_id)
-        # From here on the claim is ours: the stream's `close` gives it back, whatever happens.
-        await self.open_stream(self._upload, epoch)
+        # From here on the claim is ours: `end` gives it back, whatever happens.
+        self._upload = await self.open_stream(upload_id)
+        assert self._stream is not None
         if offset != self._upload.offset:
             raise OffsetMismatch(expected_offset=self._upload.offset)
+        if size is not None:
+            self._upload = await self.services.db.run(uploads.set_size, self.session, upload_id, size)
+            self._stream.upload = self._upload
         check_fits(None if self.content_length is None else offset + self.content_length, self._upload.size_bytes)
 
     @operation("Where the upload continues: Upload-Offset")
     async def head(self, upload: str) -> None:
         found = await self.services.db.run(uploads.get, self.session, upload)
-        if found.active_epoch is not None:
-            # Somebody still sends: end that request first, so that the offset told is the one to go on from.
-            found, epoch = await claim_upload(self.services, self.session, upload)
-            await self.services.db.run(uploads.release, upload, epoch)
+        if found.state is UploadState.PENDING and (found.active_epoch is not None or found.offset == found.size_bytes):
+            # Somebody still sends: end that request first, so that the offset told is the one to go on from. Or all has
+            # arrived, and who brought the last byte died before it could commit: a client that is told this offset
+            # sends nothing more and takes the file for stored.
+            await self.open_stream(upload)
+            assert self._stream is not None
+            self._keep = False
+            await self._settle(self._stream)
+            found = await self.services.db.run(uploads.get, self.session, upload)
         self._headers["Upload-Offset"] = str(found.offset)
         if found.size_bytes is None:
             self._headers["Upload-Defer-Length"] = "1"
@@ -276,7 +323,7 @@ class UploadAddress(TusHandler):
     @operation("Append bytes at Upload-Offset", status=204)
     async def patch(self, upload: str) -> None:
         if self._stream is not None:
-            await self.finish_stream(self._upload)
+            await self.finish_stream()
         else:
             self._headers["Upload-Offset"] = str(self._upload.offset)
         self._headers["Upload-Expires"] = expiry_header(self._upload)
@@ -306,9 +353,9 @@ def parse_metadata(text: str) -> dict[str, str]:
 
 
 def check_fits(end: int | None, size: int | None) -> None:
-    """Raises TooLarge when a body reaches beyond the upload's announced size."""
+    """Raises SizeMismatch when a body reaches beyond the upload's announced size."""
     if end is not None and size is not None and end > size:
-        raise TooLarge(limit=size)
+        raise SizeMismatch(received=end, expected=size)
 
 
 def expiry_header(upload: Upload) -> str:
@@ -333,7 +380,7 @@ def _parse_checksum(header: str | None) -> tuple[Any, bytes] | None:
 def _optional_number(text: str | None) -> int | None:
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text) or int(text) >= 1 << 31:
+    if not _NUMBER.fullmatch(text) or int(text) > VERSION_MAX:
         raise BadRequest(reason="base_version is not a version number")
     return int(text)
 

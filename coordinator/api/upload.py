@@ -16,13 +16,11 @@ from coordinator.api.routes import RouteSpec, operation
 from coordinator.api.tus import CreateHandler
 from coordinator.blocks.write import PlainBlock
 from coordinator.metadata import blocks, commits, uploads
-from coordinator.metadata.values import FileWrite, Upload
+from coordinator.metadata.values import FileWrite
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch, TooLarge
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
-from coordinator.protocol.types import Metadata, Role, UploadBody
-from coordinator.upload import UploadStream, claim_upload
-
-_VERSION_MAX: Final = (1 << 31) - 1
+from coordinator.protocol.types import VERSION_MAX, Metadata, Role, UploadBody
+from coordinator.upload import UploadStream
 
 
 class UploadHandler(CreateHandler):
@@ -31,19 +29,23 @@ class UploadHandler(CreateHandler):
     With uploadType=resumable it begins an upload instead, as POST /uploads does.
     """
 
+    _simple: bool = False
+
+    async def prepare(self) -> None:
+        self._held = AsyncExitStack()
+        await super().prepare()
+
     async def begin(self) -> None:
         kind = self.text("uploadType", "resumable")
         if kind not in ("simple", "resumable"):
             raise BadRequest(reason="uploadType is simple or resumable")
         self._simple = kind == "simple" and self.request.method == "POST"
-        self._held = AsyncExitStack()
         if not self._simple:
             await super().begin()
             return
-        self._upload = None
         self._plain = bytearray()
         self._target = resolve(self.session, self.text("path"), Role.EDITOR)
-        self._base_version = self.optional_integer("base_version", high=_VERSION_MAX)
+        self._base_version = self.optional_integer("base_version", high=VERSION_MAX)
         self._mtime = parse_time(self.optional_text("mtime"))
         self._executable = self.flag("executable")
         size = self.content_length
@@ -66,7 +68,7 @@ class UploadHandler(CreateHandler):
         )
         self._upload = upload
         self.publish([head])
-        await self.open_stream(*await claim_upload(self.services, self.session, upload.id))
+        await self.open_stream(upload.id)
 
     async def receive(self, chunk: bytes) -> None:
         if not self._simple or self._stream is not None:
@@ -89,19 +91,21 @@ class UploadHandler(CreateHandler):
     async def post(self) -> None:
         if not self._simple:
             await super().post()
-        elif self._stream is not None and self._upload is not None:
-            await self._commit_stream(self._stream, self._upload)
+        elif self._stream is not None:
+            await self._commit_stream(self._stream)
         else:
             await self._commit_small()
 
-    async def _commit_stream(self, stream: UploadStream, upload: Upload) -> None:
+    async def _commit_stream(self, stream: UploadStream) -> None:
+        upload = stream.upload
         if upload.size_bytes is None:
             stream.upload = await self.services.db.run(uploads.set_size, self.session, upload.id, stream.received)
         elif stream.received != upload.size_bytes:
             raise SizeMismatch(received=stream.received, expected=upload.size_bytes)
+        self._keep = False  # `end` has nothing left to do, whatever becomes of this
         await stream.finish()
         written = await self.services.db.run(commits.commit_upload, self.session, upload.id)
-        self._upload = None
+        self._told = True
         self.answer_written(written)
 
     async def _commit_small(self) -> None:
@@ -122,14 +126,8 @@ class UploadHandler(CreateHandler):
         self.answer(metadata_body(result))
 
     async def end(self) -> None:
-        if not getattr(self, "_simple", False):
-            await super().end()
-            return
         try:
-            if self._stream is not None:
-                await self._stream.close()
-            if self._upload is not None:  # it broke off: a simple upload leaves nothing behind
-                self.publish([await self.services.db.run(uploads.cancel, self.session, self._upload.id)])
+            await super().end()
         finally:
             await self._held.aclose()
 

@@ -19,11 +19,13 @@ HASHES_MAX: Final = 10_000
 BATCH_BLOCKS_MAX: Final = 128
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_ENTRIES_MAX: Final = 2000
+VERSION_MAX: Final = (1 << 31) - 1
 
 Size = Annotated[int, Meta(ge=0, le=SIZE_BYTES_MAX)]
-VersionNumber = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+VersionNumber = Annotated[int, Meta(ge=0, le=VERSION_MAX)]
 HashHex = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Path = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
+Time = Annotated[datetime, Meta(tz=True)]  # without its zone a time says nothing
 
 
 class Kind(StrEnum):
@@ -220,7 +222,7 @@ class UploadBody(Body):
     path: Path
     size: Size | None
     base_version: VersionNumber | None = None
-    mtime: datetime | None = None
+    mtime: Time | None = None
     executable: bool = False
 
 
@@ -248,7 +250,7 @@ class CommitEntry(Body):
     size: Size
     blocks: list[HashHex]
     base_version: VersionNumber | None = None
-    mtime: datetime | None = None
+    mtime: Time | None = None
     executable: bool = False
 
 
@@ -289,7 +291,7 @@ class CommitBody(Body):
     """
 
     entries: Annotated[list[CommitEntry], Meta(min_length=1, max_length=COMMIT_ENTRIES_MAX)]
-    request_key: Annotated[str, Meta(max_length=64)] | None = None
+    request_key: Annotated[str, Meta(max_length=64, pattern="^[^\\x00]*$")] | None = None
 
 
 class CommitResult(Answer):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.api.tus import check_fits, parse_metadata
-from coordinator.protocol.errors import ApiError, BadRequest, TooLarge
+from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=1, max_size=20)
 
@@ -42,5 +42,5 @@ def test_a_body_must_fit_the_announced_size() -> None:
     check_fits(10, 10)
     check_fits(None, 10)
     check_fits(10, None)
-    with pytest.raises(TooLarge):
+    with pytest.raises(SizeMismatch):
         check_fits(11, 10)
