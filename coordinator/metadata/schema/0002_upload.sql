@@ -156,8 +156,6 @@ RETURNS TABLE (o_namespace bigint, o_epoch integer, o_seq bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
     u record;
-    v_walk record;
-    v_keys integer;
 BEGIN
     SELECT * INTO u FROM upload q WHERE q.id = p_upload AND q.state = 'pending';
     IF NOT FOUND THEN
@@ -178,10 +176,9 @@ BEGIN
     DELETE FROM staged_block s WHERE s.upload_id = p_upload;
     INSERT INTO journal (namespace_id, seq, op, file_id, parent_id, name, path, is_folder, version, size_bytes,
                          content_hash, executable, modified_at, client_modified_at, modified_by, device_id, upload_id)
-    SELECT j.namespace_id, o_seq, 'withdrawn', 0, NULL, u.names[cardinality(u.names)],
-           '/' || array_to_string(u.names, '/'), false, u.base_version, coalesce(u.size_bytes, 0), u.content_hash,
-           u.executable, clock_timestamp(), u.client_modified_at, u.user_id, p_device, p_upload
-    FROM namespace j WHERE j.id = o_namespace;
+    VALUES (o_namespace, o_seq, 'withdrawn', 0, NULL, u.names[cardinality(u.names)],
+            '/' || array_to_string(u.names, '/'), false, u.base_version, coalesce(u.size_bytes, 0), u.content_hash,
+            u.executable, clock_timestamp(), u.client_modified_at, u.user_id, p_device, p_upload);
     UPDATE namespace n SET journal_seq = o_seq WHERE n.id = o_namespace;
     RETURN NEXT;
 END $$;
