@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -42,12 +43,12 @@ def as_api_error(cause: BaseException | None, *, method: str) -> ApiError:
 
 def error_body(error: ApiError, request_id: str) -> bytes:
     """The answer's body. Facts stand beside code and message, for programs."""
-    return msgspec.json.encode({"error": error_object(error, request_id)}, enc_hook=_plain)
+    return msgspec.json.encode({"error": error_object(error, request_id)})
 
 
 def error_object(error: ApiError, request_id: str) -> dict[str, object]:
     """The object under "error", also used for each entry of a batch."""
-    facts = {name: value for name, value in error.facts.items() if name not in _RESERVED}
+    facts = {name: _plain(value) for name, value in error.facts.items() if name not in _RESERVED}
     return {"code": error.code, "message": error.message, "request_id": request_id, **facts}
 
 
@@ -62,6 +63,12 @@ def error_headers(error: ApiError) -> Mapping[str, str]:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
+    """A fact as JSON takes it; hashes in hex, as everywhere in the API."""
+    match value:
+        case bytes() | bytearray() | memoryview():
+            return bytes(value).hex()
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one) for one in value]
+        case None | bool() | int() | float() | str() | dict() | datetime():
+            return value
     return str(value)

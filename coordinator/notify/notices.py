@@ -162,7 +162,7 @@ def encode_notices(positions: Sequence[tuple[int, int]], messages: Sequence[tupl
         _Notice(positions=list(positions[start : start + POSITIONS_PER_NOTICE]))
         for start in range(0, len(positions), POSITIONS_PER_NOTICE)
     ]
-    size = PAYLOAD_BYTES_MAX
+    size = len(msgspec.json.encode(notices[-1])) if notices else PAYLOAD_BYTES_MAX
     for message in messages:
         length = len(msgspec.json.encode(message))
         if size + length > PAYLOAD_BYTES_MAX - 16:

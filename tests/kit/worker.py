@@ -68,7 +68,7 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._socket.fileno(),),
-                env=child_environment(PYTHONASYNCIODEBUG="0"),
+                env=child_environment(PYTHONASYNCIODEBUG="1"),  # finds what is never awaited, and calls from threads
             )
         self._pool = urllib3.PoolManager(retries=False, maxsize=16, timeout=30.0)
         self._ready()
