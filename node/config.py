@@ -42,7 +42,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     volume_bytes: Annotated[int, msgspec.Meta(ge=1 << 16)] = 1 << 30  # a volume is closed at this size
-    trash_keep_s: Annotated[float, msgspec.Meta(ge=0)] = 7 * DAY_S  # a deleted shard can be brought back for this long
+    trash_keep_s: Annotated[float, msgspec.Meta(ge=0)] = 7 * DAY_S  # a deleted shard stays on the disk for this long
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 16 * MIB  # held back on each disk, so that deletes always work
     warn_percent: Percent = 85.0  # of the file system in use: say so
     no_repair_percent: Percent = 90.0  # take no shards that repair brings

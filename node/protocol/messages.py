@@ -238,7 +238,7 @@ def _decode(frame: Buffer, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
         raise BadRequest("the envelope's checksum does not match")
     try:
         return decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the envelope's body is not understood: {error}") from error
 
 
@@ -254,8 +254,13 @@ def _check_operation(operation: Operation, payloads: Sequence[Buffer]) -> None:
             raise BadRequest(f"more than {SHARDS_PER_MESSAGE_MAX} shards in one message")
         for name in operation.shards:
             _check_name(name)
-    elif isinstance(operation, ListShards) and not 1 <= operation.limit <= LIST_LIMIT_MAX:
-        raise BadRequest(f"a page has 1 to {LIST_LIMIT_MAX} rows")
+    elif isinstance(operation, ListShards):
+        if not 1 <= operation.limit <= LIST_LIMIT_MAX:
+            raise BadRequest(f"a page has 1 to {LIST_LIMIT_MAX} rows")
+        if operation.after is not None:
+            _check_name(operation.after)
+    if isinstance(operation, TrashShards | AdvanceEpoch):
+        _check_header_numbers(operation.group_id, operation.group_epoch)
 
 
 def _check_put(put: PutShards, payloads: Sequence[Buffer]) -> None:
@@ -269,11 +274,15 @@ def _check_put(put: PutShards, payloads: Sequence[Buffer]) -> None:
             raise BadRequest("a digest has 16 bytes and a wrapped key 40")
         if not 1 <= memoryview(payload).nbytes <= SHARD_PAYLOAD_BYTES_MAX:
             raise BadRequest(f"a payload of {memoryview(payload).nbytes} bytes")
-        for number in (meta.group_id, meta.group_epoch, meta.plain_size, meta.sealed_size, meta.codec):
-            if not 0 <= number < 1 << 32:
-                raise BadRequest(f"{number} does not fit the record header")
+        _check_header_numbers(meta.group_id, meta.group_epoch, meta.plain_size, meta.sealed_size, meta.codec)
         if not 0 <= meta.account_id < 1 << 63:
             raise BadRequest(f"{meta.account_id} is no account id")
+
+
+def _check_header_numbers(*numbers: int) -> None:
+    for number in numbers:
+        if not 0 <= number < 1 << 32:
+            raise BadRequest(f"{number} does not fit the record header")
 
 
 def _check_name(name: ShardName) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from node.base.clock import Clock
-from node.protocol.errors import DiskFailed, DiskUnknown, NodeBusy
+from node.protocol.errors import BadRequest, DiskFailed, DiskUnknown, NodeBusy
 from node.protocol.messages import (
     AdvanceEpoch,
     Buffer,
@@ -106,8 +106,10 @@ class Disk:
         return self._looked.wait(timeout_s)
 
     def submit(self, job: Job) -> None:
-        """Queue `job`, a Write or a Read. Raises DiskUnknown, DiskFailed or NodeBusy; the job is not answered then."""
-        self.check_usable()
+        """Queue `job`, a Write or a Read. Raises a NodeError instead of answering when that is impossible."""
+        self._check_usable()
+        if job.size_bytes > self._settings.queue_bytes_max:
+            raise BadRequest(f"a request of {job.size_bytes} bytes; {self._settings.queue_bytes_max} is the most")
         writing = isinstance(job.operation, Write)
         since = self._busy_since["writer" if writing else "reader"]
         if since and (hung_s := self._clock.monotonic() - since) > STUCK_AFTER_S:
@@ -115,7 +117,7 @@ class Disk:
         if not (self._writes if writing else self._reads).put(job):
             raise NodeBusy("the disk's queue is full" if not self._stopping.is_set() else "the node is stopping")
 
-    def check_usable(self) -> None:
+    def _check_usable(self) -> None:
         """Raises what a request for this disk is refused with when it could not be opened."""
         if self._store is not None:
             return
@@ -212,6 +214,8 @@ class Disk:
             self._busy_since["writer"] = self._clock.monotonic()
             if jobs:
                 write_jobs(store, jobs, self._clock)
+                if any(isinstance(job.operation, TrashShards) for job in jobs):
+                    next_tend = min(next_tend, self._clock.monotonic() + self._settings.store.trash_keep_s)
             if self._clock.monotonic() >= next_tend:
                 next_tend = self._clock.monotonic() + store.tend()
             self._shards = store.count_shards()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from node.protocol.messages import (
     Verified,
     VerifyShards,
 )
+from node.volumes.index import IndexBroken
 from node.volumes.queue import Job, JobQueue
 from node.volumes.store import ShardStore
 
@@ -27,6 +29,9 @@ from node.volumes.store import ShardStore
 class _Verifying:
     job: Job
     verdicts: list[str] = field(default_factory=list)
+
+
+_log = logging.getLogger(__name__)
 
 
 class Reader:
@@ -75,6 +80,9 @@ class Reader:
                 job.answer(Inventory(tuple(rows), len(rows) < operation.limit), None)
         except NodeError as error:
             job.refuse(error)
+        except IndexBroken as error:
+            _log.error("index.broken", extra={"reason": str(error)})
+            job.refuse(NodeError(f"the disk's index cannot be read: {error}"))
 
     def _verify_one(self) -> None:
         current = self._verifying[0]

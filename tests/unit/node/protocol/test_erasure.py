@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from node.protocol import gf256
 from node.protocol.erasure import (
     Code,
     TooFewShards,
@@ -173,6 +174,18 @@ def test_an_inverse_times_the_matrix_is_the_identity() -> None:
     assert [times(row, invert(matrix)) for row in matrix] == identity
     with pytest.raises(ZeroDivisionError):
         invert([b"\1\1", b"\1\1"])
+
+
+def test_numpy_takes_over_where_isal_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = make_block(400)
+    expected = as_bytes(encode(sealed, Code(4, 2)))
+    monkeypatch.setattr(gf256, "_load_isal", lambda: None)
+    best_kernel.cache_clear()
+    try:
+        assert backend() == "numpy"
+        assert as_bytes(encode(sealed, Code(4, 2))) == expected
+    finally:
+        best_kernel.cache_clear()
 
 
 def test_the_bulk_releases_the_interpreter_lock() -> None:

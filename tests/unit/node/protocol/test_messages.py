@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +96,21 @@ def test_arbitrary_bytes_are_refused(data: bytes) -> None:
         decode_reply(data)
 
 
+@given(st.binary(max_size=200), st.sampled_from(sorted(REQUESTS)), st.integers(5, 300), st.binary(max_size=8))
+def test_a_body_with_a_good_checksum_is_a_valid_request_or_refused(
+    noise: bytes, name: str, at: int, patch: bytes
+) -> None:
+    body = bytearray(encode_envelope(REQUESTS[name])[5:])
+    body[at : at + len(patch)] = patch
+    for each in (noise, bytes(body)):
+        frame = struct.pack(">BI", 1, zlib.crc32(each)) + each
+        try:
+            request = decode_request(frame, payloads_of(REQUESTS[name]))
+        except BadRequest:
+            continue
+        assert isinstance(request, Request)
+
+
 @given(name=st.sampled_from(sorted(REQUESTS)), bit=st.integers(0, 10_000))
 def test_any_flipped_bit_of_an_envelope_is_noticed(name: str, bit: int) -> None:
     frame = bytearray(encode_envelope(REQUESTS[name]))
@@ -114,7 +132,14 @@ def test_any_flipped_bit_of_an_envelope_is_noticed(name: str, bit: int) -> None:
         (Request(1, 9, GetShard(DISK, ShardName(BLOCK, 20))), []),
         (Request(1, 9, ListShards(DISK, None, 0)), []),
         (Request(1, 9, ListShards(DISK, None, 5000)), []),
+        (Request(1, 9, ListShards(DISK, ShardName(BLOCK, 256), 5)), []),
         (Request(1, 9, VerifyShards(DISK, (NAME,) * 257)), []),
+        (Request(1, 9, TrashShards(DISK, -1, 7, (NAME,))), []),
+        (Request(1, 9, AdvanceEpoch(1, 1 << 32)), []),
+        (Request(1, 9, PutShards(DISK, (msgspec.structs.replace(META, account_id=-1),))), [b"x"]),
+        (Request(1, 9, PutShards(DISK, (msgspec.structs.replace(META, group_epoch=1 << 32),))), [b"x"]),
+        (Request(1, 9, PutShards(DISK, (msgspec.structs.replace(META, wrapped_key=b"short"),))), [b"x"]),
+        (Request(1, 9, PutShards(DISK, (msgspec.structs.replace(META, index=6),))), [b"x"]),
     ],
 )
 def test_limits_hold(request_: Request, payloads: list[bytes]) -> None:
