@@ -29,10 +29,11 @@ def serve(config_file: str) -> None:
     """Serve until SIGTERM, then finish what runs."""
     from coordinator.api.listener import ListenError  # noqa: PLC0415
     from coordinator.blocks.keys import BadRootKey  # noqa: PLC0415
+    from coordinator.daemon import WorkerBroken  # noqa: PLC0415
     from coordinator.daemon import serve as serve_worker  # noqa: PLC0415
     from coordinator.protocol.errors import ApiError  # noqa: PLC0415
 
-    with _told_plainly(ConfigError, ListenError, BadRootKey, ApiError, OSError):
+    with _told_plainly(ConfigError, ListenError, BadRootKey, WorkerBroken, ApiError, OSError):
         config = load_toml(config_file, CoordinatorConfig)
         setup_logging(config.log_level)
         asyncio.run(serve_worker(config))

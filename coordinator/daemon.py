@@ -14,6 +14,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from coordinator.api.health import OWN_ROUTES
@@ -35,26 +36,81 @@ from node.base.clock import SystemClock
 log = logging.getLogger("coordinator")
 
 WAKE_S_MAX: Final = 10.0
+JOBS: Final = "jobs"
+
+
+class WorkerBroken(Exception):
+    """A part of the worker that should run for ever has ended; the log holds why. A fresh process is needed."""
 
 
 async def serve(config: CoordinatorConfig) -> None:
-    """Run the worker until a signal asks it to stop. Raises ListenError and what the parts raise at their start."""
+    """Run the worker until a signal asks it to stop.
+
+    Raises ListenError and what the parts raise at their start, and WorkerBroken.
+    """
     _prepare_process()
-    stop = asyncio.Event()
-    hurry = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
-    async with worker(config) as (_, server):
-        await stop.wait()
-        await drain(server, hurry, config.drain_s)
+    async with running_worker(config) as worker:
+        stopping = asyncio.create_task(stop.wait())
+        breaking = asyncio.create_task(worker.wait_until_broken())
+        await asyncio.wait((stopping, breaking), return_when=asyncio.FIRST_COMPLETED)
+        broken = breaking.done()
+        await _end(stopping)
+        await _end(breaking)
+        await worker.drain(hurry, config.drain_s)
+    if broken:
+        raise WorkerBroken("a part of the worker has ended; the log holds why")
+    log.info("worker.stopped", extra={"worker": config.name})
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker that serves. `parts` are its background tasks, which never end by themselves."""
+
+    services: Services
+    server: Server
+    parts: tuple[asyncio.Task[None], ...]
+
+    async def wait_until_broken(self) -> None:
+        """Return when a part has ended."""
+        ended, _ = await asyncio.wait(self.parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in ended:
+            log.error("worker.part_ended", extra={"part": part.get_name()}, exc_info=part.exception())
+
+    async def drain(self, hurry: asyncio.Event, timeout_s: float) -> None:
+        """Finish what runs; new requests go to other workers. Ends early when `hurry` is set."""
+        server, hub = self.server, self.services.hub
+        log.info("worker.draining", extra={"running": len(server.running), "waiting": hub.waiting})
+        DRAINING.set(1)
+        server.stop_accepting()
+        finishing = asyncio.create_task(self._finish(timeout_s))
+        hurrying = asyncio.create_task(hurry.wait())
+        await asyncio.wait((finishing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        await _end(finishing)
+        await _end(hurrying)
+
+    async def _finish(self, timeout_s: float) -> None:
+        # Another worker can go on with the jobs at once; the requests take their time.
+        for part in self.parts:
+            if part.get_name() == JOBS:
+                await _end(part)
+        try:
+            await self.services.hub.drain(WAKE_S_MAX)
+        except TimeoutError:
+            log.warning("worker.polls_not_told", extra={"waiting": self.services.hub.waiting})
+        if not await self.server.finish(timeout_s):
+            log.warning("worker.gave_up", extra={"running": len(self.server.running)})
 
 
 @asynccontextmanager
-async def worker(config: CoordinatorConfig) -> AsyncIterator[tuple[Services, Server]]:
+async def running_worker(config: CoordinatorConfig) -> AsyncIterator[Worker]:
     """A worker that serves; at the end of the block everything of it is closed."""
     async with AsyncExitStack() as stack:
         services = await _start_services(config, stack)
+        parts = _start_parts(services, stack)
         server = Server(services)
         stack.push_async_callback(server.close)
         if config.metrics_listen is not None:
@@ -63,8 +119,7 @@ async def worker(config: CoordinatorConfig) -> AsyncIterator[tuple[Services, Ser
             own.listen(config.metrics_listen)
         server.listen(config.listen)
         log.info("worker.ready", extra={"worker": config.name, "listen": config.listen})
-        yield services, server
-    log.info("worker.stopped", extra={"worker": config.name})
+        yield Worker(services, server, parts)
 
 
 async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> Services:
@@ -78,29 +133,33 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
     await store.start()
     hub = _make_hub(config, db)
     clock = SystemClock()
-    runner = make_runner(config.name, db, store, hub, clock)
-    services = Services(
+    return Services(
         config=config,
         db=db,
         store=store,
         hub=hub,
         cpu=cpu,
         clock=clock,
-        runner=runner,
+        runner=make_runner(config.name, db, store, hub, clock),
         guesses=LoginGuesses(
             GuessLimit(config.login_failures_per_account_max), GuessLimit(config.login_failures_per_address_max)
         ),
     )
+
+
+def _start_parts(services: Services, stack: AsyncExitStack) -> tuple[asyncio.Task[None], ...]:
+    """The tasks that work for as long as the worker runs."""
     watch_queues(services)
     works = {
-        "hub": hub.run(),
+        "hub": services.hub.run(),
         "loop-lag": watch_loop(),
         "cluster-count": watch_cluster(services),
-        "jobs": runner.run(),
+        JOBS: services.runner.run(),
     }
-    for name, work in works.items():
-        stack.push_async_callback(_end, asyncio.create_task(work, name=name))
-    return services
+    parts = tuple(asyncio.create_task(work, name=name) for name, work in works.items())
+    for part in parts:
+        stack.push_async_callback(_end, part)
+    return parts
 
 
 def _make_hub(config: CoordinatorConfig, db: Door) -> Hub:
@@ -120,24 +179,6 @@ def _make_hub(config: CoordinatorConfig, db: Door) -> Hub:
         seen_s=config.device_seen_s,
         waiters_max=config.longpolls_max,
     )
-
-
-async def drain(server: Server, hurry: asyncio.Event, timeout_s: float) -> None:
-    """Finish what runs; new requests go to other workers. Ends early when `hurry` is set."""
-    log.info("worker.draining", extra={"running": len(server.running), "waiting": server.hub.waiting})
-    DRAINING.set(1)
-    server.stop_accepting()
-    finishing = asyncio.create_task(_finish(server, timeout_s))
-    hurrying = asyncio.create_task(hurry.wait())
-    await asyncio.wait((finishing, hurrying), return_when=asyncio.FIRST_COMPLETED)
-    await _end(finishing)
-    await _end(hurrying)
-
-
-async def _finish(server: Server, timeout_s: float) -> None:
-    await server.hub.drain(WAKE_S_MAX)
-    if not await server.finish(timeout_s):
-        log.warning("worker.gave_up", extra={"running": len(server.running)})
 
 
 def _prepare_process() -> None:
