@@ -38,10 +38,9 @@ def run(options: Options) -> Outcome:
 def get(service: Service, options: Options, size_bytes: int, number: int = 1) -> Usage:
     """Fetch what `bulk.put` stored; compares sizes, for the client itself compares hashes."""
     target = service.folder / "fetched"
-    target.unlink(missing_ok=True)
     corpus.flush_disks()
+    target.unlink(missing_ok=True)
     usage = service.measured_cli("get", f"/file-{size_bytes}-{number}", str(target))
     if target.stat().st_size != size_bytes:
         raise BenchFailed(f"{target.stat().st_size} bytes came back instead of {size_bytes}")
-    target.unlink()
     return usage

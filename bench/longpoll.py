@@ -45,7 +45,7 @@ def run(options: Options) -> Outcome:
             name = "tls" if tls else "plain"
             with _worker(service, name, tls=tls) as (pid, account):
                 resident_kb, awake_s = _measure(service, pid, account, count, name)
-            outcome.add(f"{name}_resident", "KB/connection", [resident_kb], None if tls else PER_CONNECTION)
+            outcome.add(f"{name}_resident", "KB/connection", [resident_kb], PER_CONNECTION)
             outcome.add(f"{name}_woken", "s", [awake_s], ALL_AWAKE if count >= 10_000 else None)
     outcome.notes.append(f"{count} connections")
     return outcome

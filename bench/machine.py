@@ -27,9 +27,14 @@ def describe_machine() -> dict[str, object]:
     return {
         "model": _field("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": int(_field("/proc/meminfo", "MemTotal").split()[0]) * 1024,
+        "memory_bytes": memory_bytes("MemTotal"),
         "kernel": platform.release(),
     }
+
+
+def memory_bytes(name: str) -> int:
+    """One line of /proc/meminfo, as MemTotal or MemFree, in bytes."""
+    return int(_field("/proc/meminfo", name).split()[0]) * 1024
 
 
 def describe_versions() -> dict[str, str]:

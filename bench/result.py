@@ -5,6 +5,7 @@ Pure values; `__main__.py` adds machine, versions and commit, `table.py` prints.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ class Options:
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which `percent` % of the values lie (nearest rank)."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))]
+    return ordered[max(1, math.ceil(percent / 100 * len(ordered))) - 1]
 
 
 def rounded(value: float) -> float:

@@ -14,17 +14,18 @@ Document = dict[str, Any]
 def print_results(documents: Sequence[Document], *, only_targets: bool) -> None:
     """A table of all measures, or of those that have a target; below it CPU by process kind."""
     console = Console(width=150)
-    for title, rows in (("", _measure_rows(documents, only_targets=only_targets)),):
-        table = Table("benchmark", "measure", "target", "median", "min … max", "roofline", "ratio", "met", title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+    table = Table("benchmark", "measure", "target", "median", "min … max", "roofline", "ratio", "met")
+    for row in _measure_rows(documents, only_targets=only_targets):
+        table.add_row(*row)
+    console.print(table)
     _print_by_kind(console, documents, "cpu", "CPU by process kind")
     _print_by_kind(console, documents, "memory_mb", "Memory by process kind, MB")
     for document in documents:
         busy = document["others_cpu_share"]
         if busy > 0.1:
             console.print(f"{document['bench']}: other programs took {busy:.0%} of the machine meanwhile.")
+        for note in document["notes"]:
+            console.print(f"{document['bench']}: {note}")
 
 
 def print_comparison(before: Sequence[Document], after: Sequence[Document]) -> None:
