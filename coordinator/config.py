@@ -28,7 +28,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     tls_cert_file: str | None = None  # both or none; none is plain HTTP, for behind a proxy
     tls_key_file: str | None = None
     metrics_listen: str | None = None  # this worker's own metrics; the shared port answers for any one worker
-    trusted_proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-For and X-Forwarded-Proto are believed
+    trusted_proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-For is believed
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # Requests.
