@@ -190,6 +190,29 @@ def test_a_node_whose_key_list_grows_is_reached_without_a_new_peer(node: NodePro
     asyncio.run(run())
 
 
+def test_a_peer_gets_over_something_else_on_the_port(node: NodeProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libzmq gives up for good on a server that does not speak its protocol; the peer begins anew."""
+    monkeypatch.setattr("node.protocol.client.REOPEN_AFTER_S", 0.3)
+
+    async def answer_http(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(100))
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        port = int(node.address.rpartition(":")[2])
+        other = await asyncio.start_server(answer_http, "127.0.0.1", port)
+        with node.peer() as peer:
+            with pytest.raises(NodeUnreachable):
+                await peer.request(Hello(), timeout_s=5)
+            other.close()
+            await other.wait_closed()
+            node.start()
+            await wait_until_ready(peer)
+
+    asyncio.run(run())
+
+
 def test_metrics_tell_of_disks_and_requests(tmp_path: Path) -> None:
     listen = f"127.0.0.1:{find_free_port()}"
     node = NodeProcess(tmp_path, settings=f'metrics_listen = "{listen}"')
