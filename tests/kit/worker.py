@@ -61,7 +61,7 @@ class Worker:
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / f"{name}.log"
-        config = _write_config(folder, conninfo, name, self._socket.fileno(), settings)
+        config = write_config(folder, conninfo, name, f"fd:{self._socket.fileno()}", settings)
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "coordinator", "serve", "--config", str(config)],
@@ -146,7 +146,8 @@ def add_user(folder: Path, conninfo: str, email: str, *, is_admin: bool = False)
         return accounts.add_user(email, hash_password(PASSWORD), key, is_admin=is_admin)
 
 
-def _write_config(folder: Path, conninfo: str, name: str, fd: int, settings: dict[str, object]) -> Path:
+def write_config(folder: Path, conninfo: str, name: str, listen: str, settings: dict[str, object]) -> Path:
+    """The worker's TOML with fresh keys; `settings` replace and add."""
     _, secret = zmq.curve_keypair()
     (folder / "node.key").write_bytes(secret)
     if not (folder / "root.key").exists():
@@ -155,7 +156,7 @@ def _write_config(folder: Path, conninfo: str, name: str, fd: int, settings: dic
         "cluster_id": "ab12",
         "name": name,
         "site": "site1",
-        "listen": f"fd:{fd}",
+        "listen": listen,
         "public_url": "http://127.0.0.1",
         "database": conninfo,
         "root_key_file": str(folder / "root.key"),
