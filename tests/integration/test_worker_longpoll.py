@@ -109,8 +109,9 @@ def test_commit_is_noticed_although_the_notice_is_lost(conninfo: str, tmp_path: 
         )
 
 
-def test_long_poll_ends_at_its_timeout_and_its_connection_goes_on(conninfo: str, tmp_path: Path) -> None:
-    with running_worker(tmp_path, conninfo) as worker:
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_long_poll_ends_at_its_timeout_and_its_connection_goes_on(conninfo: str, tmp_path: Path, tls: bool) -> None:
+    with running_worker(tmp_path, conninfo, tls=tls) as worker:
         add_user(tmp_path, conninfo, ANNA)
         token = worker.log_in(ANNA)
         cursor = worker.call("GET", "/api/v1/changes", token=token).document["cursor"]
@@ -120,7 +121,11 @@ def test_long_poll_ends_at_its_timeout_and_its_connection_goes_on(conninfo: str,
         assert answer.document == {"changes": False, "backoff": 0.0}
         assert 0.9 < time.monotonic() - began < 4.0
         assert answer.headers["X-Request-ID"] == "my-long-poll"
-        assert worker.call("GET", "/healthz").status == 200
+        body = {"path": "/" + "x" * 200}
+        for _ in range(3):  # over the same connection, which the worker took back
+            assert worker.call("POST", "/api/v1/files/create_folder", token=token, body=body).status in {200, 409}
+        assert worker.call("GET", path, token=token).document["changes"] is True
+        assert worker.pool_connections() == 1
         # Behind the cursor there is something: no waiting.
         make_folder(worker, token, "/One")
         began = time.monotonic()

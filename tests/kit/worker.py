@@ -15,12 +15,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import urllib3
 import zmq
 
+from coordinator.appliance.tls import ensure_certificates
 from coordinator.blocks.keys import RootKey
 from coordinator.metadata import accounts, db
 from coordinator.metadata.values import User
@@ -54,12 +56,23 @@ class Worker:
     """A running worker. `stop` drains it; `close` makes sure that it is gone."""
 
     def __init__(
-        self, folder: Path, conninfo: str, name: str, *, listener: socket.socket | None = None, **settings: object
+        self,
+        folder: Path,
+        conninfo: str,
+        name: str,
+        *,
+        listener: socket.socket | None = None,
+        tls: bool = False,
+        **settings: object,
     ) -> None:
         self.name = name
+        if tls:
+            ensure_certificates(folder, names=["127.0.0.1"], now=datetime.now(UTC))
+            settings["tls_cert_file"] = str(folder / "server.crt")
+            settings["tls_key_file"] = str(folder / "server.key")
         self._socket = listener if listener is not None else open_listener()
         self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self.log_file = folder / f"{name}.log"
         config = write_config(folder, conninfo, name, f"fd:{self._socket.fileno()}", settings)
         with self.log_file.open("wb") as log:
@@ -70,7 +83,8 @@ class Worker:
                 pass_fds=(self._socket.fileno(),),
                 env=child_environment(PYTHONASYNCIODEBUG="1"),  # finds what is never awaited, and calls from threads
             )
-        self._pool = urllib3.PoolManager(retries=False, maxsize=16, timeout=30.0)
+        ca_file = str(folder / "ca.crt") if tls else None
+        self._pool = urllib3.PoolManager(retries=False, maxsize=16, timeout=30.0, ca_certs=ca_file)
         self._ready()
 
     def _ready(self) -> None:
@@ -106,6 +120,10 @@ class Worker:
         answer = self.call("POST", "/api/v1/auth/login", body=body)
         assert answer.status == 200, answer.data
         return str(answer.document["token"])
+
+    def pool_connections(self) -> int:
+        """How many connections `call` has needed so far."""
+        return self._pool.connection_from_url(self.url).num_connections
 
     def log_events(self) -> list[dict[str, Any]]:
         """The worker's log so far; everything in it must be JSON."""
