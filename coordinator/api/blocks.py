@@ -14,7 +14,7 @@ from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
 from coordinator.metadata import blocks
 from coordinator.metadata.values import Target
-from coordinator.protocol.errors import BadRequest, HashMismatch, NotFound, TooLarge
+from coordinator.protocol.errors import BadRequest, HashMismatch, NotFound
 from coordinator.protocol.hashing import BLOCK_BYTES, HASH_BYTES, hash_block
 from coordinator.protocol.types import (
     BATCH_BLOCKS_MAX,
@@ -26,6 +26,8 @@ from coordinator.protocol.types import (
 )
 
 _SIZE_BYTES: Final = 4
+_SENT_WITH_HEADERS_MAX: Final = 256 * 1024
+_EMPTY: Final = "a block has at least one byte"
 _HASH: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -50,7 +52,7 @@ class _BlockReceiver(ApiHandler):
         self.target = resolve(self.session, self.text("path"), Role.EDITOR)
         size = self.content_length
         if size == 0:
-            raise BadRequest(reason="a block has at least one byte")
+            raise BadRequest(reason=_EMPTY)
         self._held = AsyncExitStack()
         self._plain = bytearray()
         await self._held.enter_async_context(
@@ -85,6 +87,8 @@ class BlockHandler(_BlockReceiver):
     @operation("Store one block", answer=BatchAnswer, status=201, query={"path": str})
     async def put(self, block: str) -> None:
         wanted = _parse_hash(block)
+        if not self._plain:  # its length was not told, or `begin` would have refused it
+            raise BadRequest(reason=_EMPTY)
         digest = await self.services.cpu.run(hash_block, self._plain)
         if not hmac.compare_digest(digest, wanted):
             raise HashMismatch
@@ -98,7 +102,10 @@ class BlockHandler(_BlockReceiver):
             raise NotFound(what="block")
         async with self.services.store.outgoing.hold(row.plain_size):
             plain = await self.services.store.read(row)
-            self.set_header("Content-Type", "application/octet-stream")
+            self._headers["Content-Type"] = "application/octet-stream"
+            self._headers["Content-Length"] = str(len(plain))
+            if len(plain) > _SENT_WITH_HEADERS_MAX:
+                await self.flush()  # tornado would copy the block to put it behind the headers
             await self.finish(plain)
 
 
@@ -113,7 +120,7 @@ class BatchHandler(_BlockReceiver):
 
 
 def _cut_batch(body: bytes) -> list[PlainBlock]:
-    """The blocks of a batch's body, their hashes checked. Raises BadRequest, TooLarge, HashMismatch."""
+    """The blocks of a batch's body, their hashes checked. Raises BadRequest, HashMismatch."""
     found: list[PlainBlock] = []
     at = 0
     while at < len(body):
@@ -122,7 +129,7 @@ def _cut_batch(body: bytes) -> list[PlainBlock]:
         if start > len(body) or not 0 < size <= min(BLOCK_BYTES, len(body) - start):
             raise BadRequest(reason="the batch ends within a block")
         if len(found) == BATCH_BLOCKS_MAX:
-            raise TooLarge(limit=BATCH_BLOCKS_MAX)
+            raise BadRequest(reason=f"a batch has at most {BATCH_BLOCKS_MAX} blocks")
         plain = body[start : start + size]
         digest = body[at : at + HASH_BYTES]
         if hash_block(plain) != digest:

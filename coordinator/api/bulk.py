@@ -1,7 +1,7 @@
-"""TLS connections that read a large body in large pieces.
+"""TLS connections that carry large bodies in large pieces.
 
-OpenSSL hands out one record, 16 KiB, a call; tornado goes through its whole read machinery for each. Filling the buffer
-before going back to it halves what receiving a block costs: 2.6 to 1.4 CPU-s/GB at 256 KiB a piece.
+OpenSSL takes and hands out one record, 16 KiB, a call; tornado goes through its whole machinery for each. Going on here
+as long as the socket does halves what receiving a block costs: 2.6 to 1.4 CPU-s/GB at 256 KiB a piece.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tornado.iostream import IOStream, SSLIOStream
 
 
 class BulkTlsStream(SSLIOStream):
-    """An SSLIOStream whose reads take all that has arrived, up to the buffer's size."""
+    """An SSLIOStream whose reads take all that has arrived, and whose writes give all that the socket takes."""
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         first = super().read_from_fd(buf)
@@ -34,6 +34,17 @@ class BulkTlsStream(SSLIOStream):
                 break
             filled += count
         return filled
+
+    def write_to_fd(self, data: memoryview) -> int:
+        written = super().write_to_fd(data)
+        # A failure, or a socket that is full, shows at the next write, after these bytes have been taken off.
+        while 0 < written < len(data):
+            try:
+                count = self.socket.send(data[written:])
+            except (ssl.SSLError, OSError):
+                break
+            written += count
+        return written
 
 
 class BulkHTTPServer(HTTPServer):

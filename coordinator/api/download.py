@@ -115,6 +115,8 @@ class DownloadHandler(FileHandler):
             headers["Content-Length"] = str(asked.stop - asked.start)
 
     async def _send(self, recipe: Recipe, wanted: ByteRange) -> None:
+        if wanted.stop - wanted.start > BLOCK_BYTES // 4:
+            await self.flush()  # tornado would copy the first block to put it behind the headers
         async with AsyncExitStack() as held:
             ahead: deque[asyncio.Task[bytes]] = deque()
             held.push_async_callback(_cancel, ahead)
