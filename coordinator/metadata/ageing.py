@@ -90,8 +90,10 @@ def drop_versions(lease: Lease, namespace_id: NamespaceId, dropped: Collection[V
 def _delete_versions(namespace_id: NamespaceId, files: list[int], versions: list[int]) -> int:
     for table in ("version_block", "file_version"):
         count = db.run(
-            f"""DELETE FROM {table} t USING unnest(%s::bigint[], %s::integer[]) AS e(id, version)
-                WHERE t.namespace_id = %s AND t.file_id = e.id AND t.version = e.version""",  # noqa: S608  # the two names above
+            f"""DELETE FROM {table} WHERE ctid = ANY (ARRAY(
+                    SELECT t.ctid FROM unnest(%s::bigint[], %s::integer[]) AS e(id, version) CROSS JOIN LATERAL (
+                        SELECT ctid FROM {table} t WHERE t.namespace_id = %s AND t.file_id = e.id
+                           AND t.version = e.version OFFSET 0) t))""",  # noqa: S608  # the two names above
             (Bigints(files), Ints(versions), namespace_id),
         )
     return count

@@ -121,7 +121,8 @@ def stage_existing(
                     SELECT * FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash FOR NO KEY UPDATE) b
                 WHERE {_THERE}
             ), revived AS (
-                UPDATE block b SET condemned_at = NULL FROM there t WHERE b.id = t.id AND t.condemned_at IS NOT NULL
+                UPDATE block b SET condemned_at = NULL
+                WHERE b.id = ANY (ARRAY(SELECT t.id FROM there t WHERE t.condemned_at IS NOT NULL))
             ), staged AS (
                 INSERT INTO staged_block (block_id, user_id, namespace_id, upload_id)
                 SELECT t.id, %(user)s, %(namespace)s, coalesce(%(upload)s, '') FROM there t

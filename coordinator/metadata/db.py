@@ -103,6 +103,7 @@ class _Connection:
     def close(self) -> None:
         raw, self.raw = self.raw, None
         if raw is not None:
+            _here.session = None
             database.dispose()  # forget it, also amid a transaction that is lost
             raw.close()
 
@@ -138,8 +139,10 @@ def connected(conninfo: str, timeout_s: float = 60.0) -> Iterator[None]:
 
 def connection() -> psycopg.Connection[Row]:
     """The calling thread's psycopg connection."""
-    found: psycopg.Connection[Row] = database.connection()  # type: ignore[no-untyped-call]  # peewee
-    return found
+    session: _Connection | None = getattr(_here, "session", None)
+    if session is None or session.raw is None:
+        raise RuntimeError("only a database thread, or one inside `connected`, has a connection")
+    return session.raw
 
 
 def rows(sql: str, params: Params = ()) -> list[Row]:
@@ -165,8 +168,8 @@ def run(sql: str, params: Params = ()) -> int:
 
 @contextlib.contextmanager
 def transaction() -> Iterator[None]:
-    """All statements inside take effect together or not at all."""
-    with database.atomic():
+    """All statements inside take effect together or not at all. Inner ones are savepoints."""
+    with connection().transaction():
         yield
 
 
@@ -300,30 +303,45 @@ class _Worker:
         self._connection.close()
 
     def _run(self, job: _Job) -> object:
-        for attempt in range(1, _ATTEMPTS_MAX + 1):
-            if time.monotonic() >= job.deadline:
-                raise Unavailable()
-            try:
-                self._connection.ensure()
-                self._connection.limit(job.timeout_s)
-                return job.call()
-            except (psycopg.Error, PeeweeException) as error:
-                cause = _cause(error)
-                if isinstance(cause, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected) and (
-                    attempt < _ATTEMPTS_MAX
-                ):
-                    time.sleep(random.uniform(0.0, 0.01 * attempt))  # noqa: S311  # only to part two rivals
-                    continue
-                if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
-                    raise
-                if not isinstance(cause, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
-                    self._connection.close()
-                log.warning("db.unavailable", extra={"cause": type(cause).__name__, "sqlstate": cause.sqlstate})
-                raise Unavailable() from error
-        raise AssertionError("the last attempt returns or raises")
+        if time.monotonic() >= job.deadline:
+            raise Unavailable()
+        try:
+            self._connection.ensure()
+            self._connection.limit(job.timeout_s)
+            return repeated(job.call, job.deadline)
+        except (psycopg.Error, PeeweeException) as error:
+            cause = _cause(error)
+            if not isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError):
+                raise
+            if not isinstance(cause, _IN_GOOD_ORDER):
+                self._connection.close()
+            log.warning("db.unavailable", extra={"cause": type(cause).__name__, "sqlstate": cause.sqlstate})
+            raise Unavailable() from error
+
+
+# After these the connection is as good as before: a statement was too slow, or lost against its rivals too often.
+_IN_GOOD_ORDER: Final = (
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+)
+
+
+def repeated(call: Callable[[], T], deadline: float) -> T:
+    """Run `call`, again when its transaction lost against a rival, a few times and not past `deadline` (monotonic)."""
+    attempt = 1
+    while True:
+        try:
+            return call()
+        except (psycopg.Error, PeeweeException) as error:
+            lost = isinstance(_cause(error), psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected)
+            if not lost or attempt == _ATTEMPTS_MAX or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.0, 0.01 * attempt))  # noqa: S311  # only to part two rivals
+        attempt += 1
 
 
 def _cause(error: BaseException) -> BaseException:
-    """peewee wraps the driver's exceptions and keeps the original as its first argument."""
-    inner = error.args[0] if isinstance(error, PeeweeException) and error.args else error
-    return inner if isinstance(inner, psycopg.Error) else error
+    """peewee wraps the driver's exceptions."""
+    return getattr(error, "orig", error) if isinstance(error, PeeweeException) else error

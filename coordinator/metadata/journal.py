@@ -12,7 +12,7 @@ keeps its place in that order and so is neither missed nor needed twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.metadata import db, sweeps
@@ -92,14 +92,13 @@ def changes(session: Session, cursor: str | None, limit: int) -> ChangePage:
     """Up to about `limit` changes after `cursor`; without one the whole tree as "put" and "folder" entries.
 
     A namespace that the caller may read since the cursor was made is delivered as a whole; one that it may not read any
-    more ends with a "delete" of its root. Raises BadCursor. A cursor of another namespace epoch, or from beyond the
+    more ends with a "delete" of its root (path "", file id 0). Raises BadCursor. A cursor of another namespace epoch, or from beyond the
     journal, is answered with `reset` and a cursor to start again with.
     """
     before = decode_cursor(cursor) if cursor else {}
     mounts = {mount.namespace_id: mount for mount in session.mounts}
     page = _Page(limit, {})
-    for namespace_id in sorted(set(before) - set(mounts)):
-        page.changes += _lost(namespace_id)
+    page.changes += (_lost(namespace_id) for namespace_id in sorted(set(before) - set(mounts)))
     # The heads are read first: whatever is written while the rows below are fetched follows in the next page.
     bounds = db.rows(
         "SELECT id, epoch, journal_seq, journal_floor FROM namespace WHERE id = ANY (%s::bigint[]) ORDER BY id",
@@ -125,11 +124,12 @@ def _read_namespace(page: _Page, mount: Mount, place: Place, head_seq: int) -> N
     page.has_more |= place.listed is not None or place.seq < head_seq
 
 
-def _lost(namespace_id: NamespaceId) -> Iterator[ChangeRow]:
-    """The caller is no member any more: its copy of the tree ends."""
-    row = db.row("SELECT root_id, name FROM namespace WHERE id = %s", (namespace_id,))
-    if row is not None:
-        yield ChangeRow(0, namespace_id, ChangeOp.DELETE, row[0], None, row[1], "", None, None, None)
+def _lost(namespace_id: NamespaceId) -> ChangeRow:
+    """The caller is no member any more: its copy of the tree ends.
+
+    Nothing is looked up for it: a cursor is no proof that its holder ever was a member, anybody can make one.
+    """
+    return ChangeRow(0, namespace_id, ChangeOp.DELETE, FileId(0), None, "", "", None, None, None)
 
 
 def _follow(page: _Page, mount: Mount, place: Place, head_seq: int) -> Place:

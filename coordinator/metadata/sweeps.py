@@ -45,11 +45,13 @@ def condemn(lease: Lease, after: bytes, limit: int) -> Condemned:
                     SELECT b.id, b.condemned_at IS NULL AS lives, {_UNREFERENCED} AS unreferenced FROM page b
                     WHERE b.created_at < now() - make_interval(secs => %(young)s)
                 ), marked AS (
-                    UPDATE block b SET condemned_at = CASE WHEN j.lives THEN now() END
-                    FROM judged j WHERE b.id = j.id AND j.lives = j.unreferenced RETURNING j.lives
+                    UPDATE block b SET condemned_at =
+                        CASE WHEN b.id = ANY (ARRAY(SELECT j.id FROM judged j WHERE j.unreferenced)) THEN now() END
+                    WHERE b.id = ANY (ARRAY(SELECT j.id FROM judged j WHERE j.lives = j.unreferenced))
+                    RETURNING b.condemned_at IS NOT NULL AS condemned
                 )
                 SELECT (SELECT count(*) FROM page), (SELECT id FROM page ORDER BY id DESC LIMIT 1),
-                       count(*) FILTER (WHERE lives), count(*) FILTER (WHERE NOT lives) FROM marked""",
+                       count(*) FILTER (WHERE condemned), count(*) FILTER (WHERE NOT condemned) FROM marked""",
             {"after": after, "limit": limit, "young": _YOUNG_S},
         )
     return Condemned(looked_at, condemned, revived, last if looked_at == limit else None)

@@ -94,18 +94,10 @@ class PostgresServer:
         self._process.kill()
         self._process.wait(10)
 
-    def stop(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGINT)  # fast shutdown: sessions are ended
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(10)
-
     def close(self) -> None:
-        self.stop()
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGQUIT)  # at once, without a checkpoint: nothing of it is kept
+            self._process.wait(20)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextlib.contextmanager

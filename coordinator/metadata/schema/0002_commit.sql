@@ -107,8 +107,8 @@ BEGIN
            AND r.live_executable = r.executable THEN
             -- It is so already. What was announced for it ends without a version.
             IF r.upload_id IS NOT NULL THEN
-                UPDATE upload q SET state = 'complete', ended_at = v_now, active_epoch = NULL, file_id = r.live_id,
-                       version = r.version WHERE q.id = r.upload_id;
+                UPDATE upload q SET state = 'complete', ended_at = v_now, active_epoch = NULL, reserved_bytes = 0,
+                       file_id = r.live_id, version = r.version WHERE q.id = r.upload_id;
                 v_pending := v_pending - r.reserved;
                 v_seq := v_seq + 1;
                 INSERT INTO journal VALUES (p_namespace, v_seq, 'withdrawn', r.live_id, o_parent, r.live_name,
@@ -183,12 +183,14 @@ BEGIN
             AS a(id, parent, name, key, version, size, content, executable, client, is_new) WHERE a.is_new;
     END IF;
     IF v_any_old THEN
-        UPDATE file f SET name = a.name, version = a.version, size_bytes = a.size, content_hash = a.content,
-               executable = a.executable, modified_at = v_now, client_modified_at = a.client, modified_by = p_user,
-               deleted_at = NULL, deleted_by = NULL
-        FROM unnest(a_id, a_name, a_version, a_size, a_content, a_executable, a_client, a_new)
-            AS a(id, name, version, size, content, executable, client, is_new)
-        WHERE NOT a.is_new AND f.namespace_id = p_namespace AND f.id = a.id;
+        -- One by one: a join with the arrays could be planned as a walk through the whole namespace.
+        FOR i IN 1 .. cardinality(a_id) LOOP
+            CONTINUE WHEN a_new[i];
+            UPDATE file f SET name = a_name[i], version = a_version[i], size_bytes = a_size[i],
+                   content_hash = a_content[i], executable = a_executable[i], modified_at = v_now,
+                   client_modified_at = a_client[i], modified_by = p_user, deleted_at = NULL, deleted_by = NULL
+            WHERE f.namespace_id = p_namespace AND f.id = a_id[i];
+        END LOOP;
     END IF;
     IF cardinality(a_id) > 0 THEN
         INSERT INTO file_version (namespace_id, file_id, version, size_bytes, content_hash, executable, modified_at,
@@ -221,10 +223,12 @@ BEGIN
             WITH ORDINALITY AS a(id, parent, name, path, version, size, content, executable, client, upload, n);
         v_seq := v_seq + cardinality(a_id);
 
-        IF v_pending <> v_pending_before OR p_upload IS NOT NULL OR array_remove(a_upload, NULL) <> '{}' THEN
-            UPDATE upload q SET state = 'complete', ended_at = v_now, active_epoch = NULL, file_id = a.id,
-                   version = a.version
-            FROM unnest(a_id, a_version, a_upload) AS a(id, version, upload) WHERE q.id = a.upload;
+        IF array_remove(a_upload, NULL) <> '{}' THEN
+            FOR i IN 1 .. cardinality(a_id) LOOP
+                CONTINUE WHEN a_upload[i] IS NULL;
+                UPDATE upload q SET state = 'complete', ended_at = v_now, active_epoch = NULL, reserved_bytes = 0,
+                       file_id = a_id[i], version = a_version[i] WHERE q.id = a_upload[i];
+            END LOOP;
         END IF;
     END IF;
 
