@@ -23,7 +23,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -49,6 +49,7 @@ from coordinator.protocol.errors import (
 
 if TYPE_CHECKING:
     from coordinator.metadata.values import Session
+    from coordinator.notify.longpoll import Lot
     from coordinator.services import Services
 
 __all__ = ["ApiHandler", "Operation", "RouteSpec", "Running", "hash_token", "parse_id"]
@@ -71,9 +72,9 @@ _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
 class Running:
     """The requests being worked on by this worker. Owned by the event loop."""
 
-    def __init__(self, resume: Callable[[socket.socket], None]) -> None:
-        """`resume` serves a connection on whose socket a handler had detached."""
-        self.resume = resume
+    def __init__(self, lot: Lot) -> None:
+        """`lot` is where connections wait that need no handler meanwhile."""
+        self.lot = lot
         self.draining = False
         self._handlers: set[ApiHandler] = set()
         self._idle = asyncio.Event()

@@ -56,17 +56,20 @@ class Longpoll(ApiHandler):
         if socket is None:
             self.answer(LongpollAnswer(changes=False, backoff=0.0))
             return
-        ParkedPoll(
-            self.services.hub,
-            socket,
-            positions=tuple((namespace_id, head.seq) for namespace_id, head in heads.items()),
-            device_id=self.session.device_id,
-            user_id=self.session.user_id,
-            timeout_s=timeout_s,
-            request_id=self.request_id,
-            route=self.route,
-            resume=self.running.resume if keep_alive else None,
-        ).park()
+        lot = self.running.lot
+        lot.park(
+            ParkedPoll(
+                lot,
+                socket,
+                positions=tuple(part for head in heads.values() for part in (head.namespace_id, head.seq)),
+                device_id=self.session.device_id,
+                user_id=self.session.user_id,
+                timeout_s=timeout_s,
+                request_id=self.request_id,
+                route=self.route,
+                keep_alive=keep_alive,
+            )
+        )
 
 
 def _change_body(row: ChangeRow) -> Change:

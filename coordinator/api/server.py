@@ -20,6 +20,7 @@ from coordinator.api.bulk import BulkHTTPServer
 from coordinator.api.listener import make_tls_context, open_listener
 from coordinator.api.routes import RouteSpec
 from coordinator.metrics import CONNECTIONS
+from coordinator.notify.longpoll import Lot
 from coordinator.protocol.types import SIZE_BYTES_MAX
 from coordinator.services import Services
 
@@ -38,7 +39,8 @@ class Server:
         """`tls` False serves plain HTTP whatever the configuration says."""
         config = services.config
         self.hub = services.hub
-        self.running = Running(self._resume)
+        self._lot = Lot(services.hub, self._resume)
+        self.running = Running(self._lot)
         self._idle_s = config.idle_connection_s
         self._tls = make_tls_context(config) if tls else None
         self._http = BulkHTTPServer(
@@ -85,6 +87,7 @@ class Server:
             self._stall_check.cancel()
             await asyncio.gather(self._stall_check, return_exceptions=True)
         self._http.stop()
+        self._lot.close()
         await self._http.close_all_connections()
 
     def _resume(self, taken: socket.socket) -> None:

@@ -11,6 +11,7 @@ Does not: hold connections (longpoll.py) or decide what a caller may see (the fe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
@@ -43,16 +44,23 @@ class Why(StrEnum):
 class Waiter:
     """Someone who waits. A subclass says in `woken` what happens then; kept small, since there are thousands."""
 
-    __slots__ = ("deadline", "device_id", "positions")
+    __slots__ = ("deadline", "device_id", "parked", "positions")
 
-    def __init__(self, positions: tuple[tuple[int, int], ...], device_id: int, deadline: float) -> None:
-        """`positions` are pairs of namespace id and seq; `deadline` in the event loop's time, seconds."""
+    def __init__(self, positions: tuple[int, ...], device_id: int, deadline: float) -> None:
+        """`positions` are namespace ids, each followed by a seq; `deadline` in the event loop's time, seconds."""
         self.positions = positions
         self.device_id = device_id
         self.deadline = deadline
+        self.parked = False  # the hub's own mark
+
+    def namespaces(self) -> tuple[int, ...]:
+        return self.positions[::2]
 
     def is_behind(self, namespace_id: int, seq: int) -> bool:
-        return any(known == namespace_id and position < seq for known, position in self.positions)
+        return any(
+            known == namespace_id and seq > at
+            for known, at in zip(self.positions[::2], self.positions[1::2], strict=True)
+        )
 
     def woken(self, why: Why) -> None:
         """Called once, on the event loop, some turns after the cause."""
@@ -116,10 +124,9 @@ class Hub:
         self._poll_s = poll_s
         self._seen_s = seen_s
         self._waiters_max = waiters_max
-        self._waiters: set[Waiter] = set()
+        self._count = 0
         self._by_namespace = _Index()
-        self._by_second = _Index()
-        self._by_device = _Index()
+        self._by_second: dict[int, set[Waiter]] = {}  # every waiter, by the second of its deadline
         self._recent: dict[int, int] = {}  # namespaces that moved and how far; two generations, the younger first
         self._older: dict[int, int] = {}
         self._seen: set[int] = set()  # devices that asked for something since the last check
@@ -129,42 +136,45 @@ class Hub:
         self._unchecked: list[int] = []  # namespaces still to be polled in this round
         self._subscribers: dict[str, list[Callable[[str], None]]] = {}
         self._draining = False
-        self.subscribe("signed_out", lambda device_id: self._signed_out(int(device_id)))
+        self.subscribe("signed_out", lambda device_id: self._signed_out({int(device_id)}))
 
     # --- waiting -----------------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        return len(self._waiters)
+        return self._count
 
     @property
     def full(self) -> bool:
-        return self._draining or len(self._waiters) >= self._waiters_max
+        return self._draining or self._count >= self._waiters_max
 
     def park(self, waiter: Waiter) -> None:
         """Take in `waiter` until it is woken or leaves; its positions were read at most RECENT_S ago.
 
         Check `full` before.
         """
-        self._waiters.add(waiter)
-        for namespace_id, _ in waiter.positions:
+        waiter.parked = True
+        for namespace_id in waiter.namespaces():
             self._by_namespace.add(namespace_id, waiter)
-        self._by_second.add(int(waiter.deadline), waiter)
-        self._by_device.add(waiter.device_id, waiter)
-        LONGPOLLS.set(len(self._waiters))
-        if any(self._known_head(namespace_id) > seq for namespace_id, seq in waiter.positions):
+        self._by_second.setdefault(int(waiter.deadline), set()).add(waiter)
+        self._count += 1
+        LONGPOLLS.set(self._count)
+        if any(waiter.is_behind(namespace_id, self._known_head(namespace_id)) for namespace_id in waiter.namespaces()):
             self._wake((waiter,), Why.MOVED)
 
     def leave(self, waiter: Waiter) -> bool:
         """Forget `waiter`, which then is never woken; False when it was woken already (or never parked)."""
-        if waiter not in self._waiters:
+        if not waiter.parked:
             return False
-        self._waiters.remove(waiter)
-        for namespace_id, _ in waiter.positions:
+        waiter.parked = False
+        for namespace_id in waiter.namespaces():
             self._by_namespace.remove(namespace_id, waiter)
-        self._by_second.remove(int(waiter.deadline), waiter)
-        self._by_device.remove(waiter.device_id, waiter)
-        LONGPOLLS.set(len(self._waiters))
+        second = self._by_second[int(waiter.deadline)]
+        second.discard(waiter)
+        if not second:
+            del self._by_second[int(waiter.deadline)]
+        self._count -= 1
+        LONGPOLLS.set(self._count)
         return True
 
     def seen(self, device_id: int) -> None:
@@ -175,7 +185,7 @@ class Hub:
     async def drain(self, timeout_s: float) -> None:
         """Wake everyone, and return when all are told; from now on the hub is full. Raises TimeoutError."""
         self._draining = True
-        self._wake(tuple(self._waiters), Why.DRAIN)
+        self._wake(list(self._everyone()), Why.DRAIN)
         async with asyncio.timeout(timeout_s):
             await self._all_told.wait()
 
@@ -258,7 +268,7 @@ class Hub:
             now = int(loop.time())
             due = [second for second in self._by_second if second < now]
             for second in due:
-                self._wake(self._by_second.get(second), Why.TIMEOUT)
+                self._wake(tuple(self._by_second[second]), Why.TIMEOUT)
 
     async def _age_moves(self) -> None:
         while True:
@@ -268,7 +278,7 @@ class Hub:
     async def _repeat(self, period_s: float, act: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(period_s)
-            if not self._waiters and not self._seen:
+            if not self._count and not self._seen:
                 continue
             try:
                 await act()
@@ -290,20 +300,25 @@ class Hub:
             missed = False
             for namespace_id, seq in (await self._read_heads(batch)).items():
                 if seq > self._known_head(namespace_id):
-                    waiting = len(self._waiters)
+                    waiting = self._count
                     self._moved(namespace_id, seq)
-                    if len(self._waiters) < waiting:
+                    if self._count < waiting:
                         NOTICES_MISSED.inc()
                         missed = True
             if missed:
                 rest = len(self._unchecked)  # notices get lost: look at all of them
 
     async def _check_devices(self) -> None:
-        devices = list(self._seen.union(self._by_device))
+        # No index by device: this look at everyone takes milliseconds twice a minute, an index 100 bytes a waiter.
+        devices = list(self._seen.union(waiter.device_id for waiter in self._everyone()))
         self._seen.clear()
         for start in range(0, len(devices), HEADS_PER_QUERY):
-            for device_id in await self._mark_seen(devices[start : start + HEADS_PER_QUERY]):
-                self._signed_out(device_id)
+            self._signed_out(set(await self._mark_seen(devices[start : start + HEADS_PER_QUERY])))
 
-    def _signed_out(self, device_id: int) -> None:
-        self._wake(self._by_device.get(device_id), Why.SIGNED_OUT)
+    def _signed_out(self, device_ids: set[int]) -> None:
+        if device_ids:
+            gone = [waiter for waiter in self._everyone() if waiter.device_id in device_ids]
+            self._wake(gone, Why.SIGNED_OUT)
+
+    def _everyone(self) -> Iterator[Waiter]:
+        return itertools.chain.from_iterable(self._by_second.values())

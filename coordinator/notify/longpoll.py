@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from coordinator.protocol.types import LongpollAnswer
 
 TIMEOUT_S_MIN: Final = 1
 TIMEOUT_S_MAX: Final = 480
+STIRS_PER_TURN: Final = 100
 JITTER: Final = 0.1  # of the timeout: clients that began together do not end together
 BACKOFF_S: Final = (1.0, 30.0)  # what clients of a stopping or full worker are told, at random
 
@@ -38,59 +40,105 @@ def draw_timeout(asked_s: int) -> float:
     return asked_s * (1 + random.uniform(0, JITTER))  # noqa: S311 -- spreads load, keeps no secret
 
 
-class ParkedPoll(Waiter):
-    """One waiting connection. Owned by the event loop; the hub holds it until it is woken or its client stirs."""
+class Lot:
+    """Where waiting connections are parked: their sockets in one epoll of their own.
 
-    __slots__ = ("_hub", "_request_id", "_resume", "_route", "_socket", "_started", "_user_id")
+    A reader of the event loop for each would cost another 300 bytes. Owned by the event loop; a socket belongs to its
+    poll from `park` until the poll is woken or its client stirs.
+    """
+
+    def __init__(self, hub: Hub, resume: Callable[[socket.socket], None]) -> None:
+        """`resume` serves a connection on after its answer."""
+        self.hub = hub
+        self.resume = resume
+        self._polls: dict[int, ParkedPoll] = {}
+        self._epoll = select.epoll()
+        asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._look)
+
+    def park(self, poll: ParkedPoll) -> None:
+        """Let `poll` wait from now on."""
+        descriptor = poll.socket.fileno()
+        self._polls[descriptor] = poll
+        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
+        self.hub.park(poll)
+
+    def take_out(self, poll: ParkedPoll) -> None:
+        """Stop watching the poll's socket."""
+        descriptor = poll.socket.fileno()
+        if self._polls.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def close(self) -> None:
+        """Close what is still parked."""
+        asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+        for poll in self._polls.values():
+            self.hub.leave(poll)
+            poll.socket.close()
+        self._polls.clear()
+        self._epoll.close()
+
+    def _look(self) -> None:
+        for descriptor, events in self._epoll.poll(0, STIRS_PER_TURN):
+            poll = self._polls[descriptor]
+            self.take_out(poll)
+            if self.hub.leave(poll):  # else it is about to be woken, and finds out then
+                poll.stirred(left=bool(events & ~select.EPOLLIN))
+
+
+class ParkedPoll(Waiter):
+    """One waiting connection. Owned by the event loop."""
+
+    __slots__ = ("_keep_alive", "_lot", "_request_id", "_route", "_started", "_user_id", "socket")
 
     def __init__(
         self,
-        hub: Hub,
+        lot: Lot,
         socket: socket.socket,
         *,
-        positions: tuple[tuple[int, int], ...],
+        positions: tuple[int, ...],
         device_id: int,
         user_id: int,
         timeout_s: float,
         request_id: str,
         route: Route,
-        resume: Callable[[socket.socket], None] | None,
+        keep_alive: bool,
     ) -> None:
-        """`resume` serves the connection on after the answer; None closes it then."""
+        """`keep_alive`: the connection is served on after the answer, else closed."""
         super().__init__(positions, device_id, asyncio.get_running_loop().time() + timeout_s)
-        self._hub = hub
-        self._socket = socket
+        self.socket = socket
+        self._lot = lot
         self._user_id = user_id
         self._request_id = request_id
         self._route = route
-        self._resume = resume
+        self._keep_alive = keep_alive
         self._started = time.monotonic()
 
-    def park(self) -> None:
-        """Wait from now on."""
-        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
-        self._hub.park(self)
-
     def woken(self, why: Why) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
+        self._lot.take_out(self)
         status, body = answer(why, self._request_id)
-        resume = None if why is Why.DRAIN else self._resume
+        keep_alive = self._keep_alive and why is not Why.DRAIN
         try:
             # An idle connection's send buffer is empty: this small answer goes out whole or not at all.
-            self._socket.send(render(status, body, self._request_id, keep_alive=resume is not None))
+            self.socket.send(render(status, body, self._request_id, keep_alive=keep_alive))
         except OSError:
-            status, resume = CLIENT_GONE, None
+            status, keep_alive = CLIENT_GONE, False
+        self._account(status)
+        if keep_alive:
+            self._lot.resume(self.socket)
+        else:
+            self.socket.close()
+
+    def stirred(self, *, left: bool) -> None:
+        """The client `left`, or sends more before it has its answer: then that is answered first."""
+        if left:
+            self.socket.close()
+            self._account(CLIENT_GONE)
+        else:
+            self.woken(Why.TIMEOUT)
+
+    def _account(self, status: int) -> None:
         seconds = time.monotonic() - self._started
         self._route.account(Finished(self._request_id, "GET", self._user_id, status, seconds), waited=True)
-        if resume is None:
-            self._socket.close()
-        else:
-            resume(self._socket)
-
-    def _stirred(self) -> None:
-        """The client left, or sends more before it has its answer. Either way the poll ends; what came is read next."""
-        if self._hub.leave(self):
-            self.woken(Why.TIMEOUT)
 
 
 def answer(why: Why, request_id: str) -> tuple[int, bytes]:

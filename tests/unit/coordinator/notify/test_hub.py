@@ -15,7 +15,11 @@ class Listener(Waiter):
     __slots__ = ("heard",)
 
     def __init__(self, positions: Mapping[int, int], *, device_id: int = 1, in_s: float = 60.0) -> None:
-        super().__init__(tuple(positions.items()), device_id, asyncio.get_running_loop().time() + in_s)
+        super().__init__(
+            tuple(part for pair in positions.items() for part in pair),
+            device_id,
+            asyncio.get_running_loop().time() + in_s,
+        )
         self.heard: list[Why] = []
 
     def woken(self, why: Why) -> None:
