@@ -40,17 +40,30 @@ class LogIn(ApiHandler):
         """The user whose password this is. Raises WrongPassword, TooManyRequests, Unavailable."""
         account_key, address_key = body.email.casefold(), self.client_address
         self._count_guess(account_key, address_key)
+        try:
+            login = await self._find(body)
+        except Unavailable:
+            # Nothing was learned about the password, and an outage must not lock its owner out afterwards.
+            self._take_back_guess(account_key, address_key)
+            raise
+        if login is None:
+            LOGINS_FAILED.labels("wrong_password").inc()
+            raise WrongPassword
+        self._take_back_guess(account_key, address_key)
+        return login
+
+    async def _find(self, body: LoginBody) -> Login | None:
+        """The user of this address, if the password is right."""
         if self.services.cpu.queued >= PASSWORD_CHECKS_WAITING_MAX:
             raise Unavailable
         login = await self.services.db.run(accounts.get_login, body.email)
         stored = None if login is None else login.password_hash
         right = await self.services.cpu.run(verify_password, stored, body.password)
-        if login is None or not right:
-            LOGINS_FAILED.labels("wrong_password").inc()
-            raise WrongPassword
+        return login if right else None
+
+    def _take_back_guess(self, account_key: str, address_key: str) -> None:
         self.services.guesses.by_account.take_back(account_key)
         self.services.guesses.by_address.take_back(address_key)
-        return login
 
     def _count_guess(self, account_key: str, address_key: str) -> None:
         now, guesses = self.services.clock.monotonic(), self.services.guesses
