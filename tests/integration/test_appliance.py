@@ -9,13 +9,15 @@ import socket
 import ssl
 import stat
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.kit.cluster import Appliance, is_alive, names_of, run_up, short_folder, wait_until
+from tests.kit.cluster import Appliance, child_environment, is_alive, names_of, run_up, short_folder, wait_until
 from tests.kit.faults import make_random
 
 SMALL = ("--nodes", "3", "--code", "2+1", "--workers", "1")
@@ -172,6 +174,33 @@ def test_a_long_path_works_too(folder: Path) -> None:
     with Appliance(folder / ("long" * 25) / "data", *SMALL) as appliance:
         session = appliance.login()
         assert session.put("/file", b"z").status in (200, 201)
+
+
+def test_json_is_one_document_on_stdout_when_it_is_ready(folder: Path) -> None:
+    command = [sys.executable, "-P", "-m", "coordinator.appliance", "--data", str(folder / "data"), "--port", "0"]
+    with subprocess.Popen(
+        [*command, *SMALL, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=child_environment()
+    ) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        assert told == json.loads((folder / "data" / "appliance.json").read_bytes())
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == b""
+        assert process.wait(60) == 0
+
+
+def test_a_second_signal_does_not_wait_for_a_process_that_hangs(folder: Path) -> None:
+    with Appliance(folder / "data", *SMALL) as appliance:
+        supervisor = appliance.supervisor
+        node = appliance.processes("node")[0]
+        os.kill(node.pid, signal.SIGSTOP)
+        os.kill(supervisor.pid, signal.SIGTERM)
+        wait_until(lambda: "Stopping" in appliance.console.read_text(), what="the first signal's answer")
+        began = time.monotonic()
+        os.kill(supervisor.pid, signal.SIGINT)
+        wait_until(lambda: not is_alive(supervisor.pid), what="the end")
+        assert time.monotonic() - began < 15, "it waited for the process that hangs"
+        assert not is_alive(node.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
