@@ -17,13 +17,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import re
 import secrets
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -34,7 +34,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
-from coordinator.api.routes import CLIENT_GONE, Finished, Operation, Route, RouteSpec
+from coordinator.api.routes import CLIENT_GONE, Finished, Route
 from coordinator.metadata import accounts
 from coordinator.metrics import REQUESTS_RUNNING
 from coordinator.protocol.errors import (
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from coordinator.metadata.values import Session
     from coordinator.notify.longpoll import Lot
     from coordinator.services import Services
-
-__all__ = ["ApiHandler", "Operation", "RouteSpec", "Running", "hash_token", "parse_id"]
 
 log = logging.getLogger("coordinator.api")
 
@@ -103,7 +101,7 @@ class Running:
         now = time.monotonic()
         for handler in self._handlers:
             waits_for_body = handler.request._body_future is not None and not handler.request._body_future.done()
-            if waits_for_body and now - handler.received_at > idle_s:
+            if waits_for_body and now - handler.waits_since > idle_s:
                 handler.connection.close()
 
 
@@ -114,7 +112,6 @@ class ApiHandler(RequestHandler):
     login_required: ClassVar[bool] = True
     admin_required: ClassVar[bool] = False
     body_bytes_max: ClassVar[int] = JSON_BODY_BYTES_MAX
-    operations: ClassVar[Mapping[str, Operation]] = {}  # by method, "GET", where `@operation` is not used
 
     services: Services
     session: Session  # set before `begin` where login_required
@@ -129,7 +126,7 @@ class ApiHandler(RequestHandler):
         self.running = running
         self._started = time.monotonic()
         self._body: list[bytes] = []
-        self.received_at = self._started
+        self.waits_since = math.inf  # since when the client owes us bytes; never while we are at work ourselves
 
     # --- for subclasses: the request ---------------------------------------------------------------------------
 
@@ -249,6 +246,7 @@ class ApiHandler(RequestHandler):
         except (ApiError, HTTPError) as error:
             if not self._discard_body(error):
                 raise
+        self.waits_since = time.monotonic()
 
     def _check_body_size(self) -> None:
         length = self.content_length
@@ -269,7 +267,7 @@ class ApiHandler(RequestHandler):
         return session
 
     async def data_received(self, chunk: bytes) -> None:
-        self.received_at = time.monotonic()
+        self.waits_since = math.inf
         self.bytes_in += len(chunk)
         try:
             if self.bytes_in > self.body_bytes_max:
@@ -279,6 +277,7 @@ class ApiHandler(RequestHandler):
             if not self._discard_body(error):
                 self.log_exception(*sys.exc_info())
                 self.send_error(exc_info=sys.exc_info())
+        self.waits_since = time.monotonic()
 
     def _discard_body(self, error: Exception) -> bool:
         """Let the rest of the body go by and answer `error` then; False when that is too much or nothing is left."""
@@ -289,7 +288,7 @@ class ApiHandler(RequestHandler):
             return False
 
         def discard(_chunk: bytes) -> None:
-            self.received_at = time.monotonic()
+            self.waits_since = time.monotonic()
 
         def refuse(*_args: str, **_named: str) -> None:
             raise error

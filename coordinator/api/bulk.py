@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ssl
 
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.iostream import SSLIOStream
 
 
 class BulkTlsStream(SSLIOStream):
@@ -45,13 +44,3 @@ class BulkTlsStream(SSLIOStream):
                 break
             written += count
         return written
-
-
-class BulkHTTPServer(HTTPServer):
-    """An HTTPServer whose TLS connections are BulkTlsStreams."""
-
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        if type(stream) is SSLIOStream:
-            # TCPServer makes its streams itself and offers no factory; the subclass adds one method and no state.
-            stream.__class__ = BulkTlsStream
-        super().handle_stream(stream, address)

@@ -75,12 +75,9 @@ def _path_item(route: RouteSpec, by_kind: dict[type, dict[str, Any]]) -> dict[st
 
 def _operations(route: RouteSpec) -> dict[str, Operation]:
     """The described methods of a route's handler, by name ("get")."""
-    found = {method.lower(): operation for method, operation in getattr(route.handler, "operations", {}).items()}
-    for name in (method.lower() for method in route.handler.SUPPORTED_METHODS):
-        operation = getattr(getattr(route.handler, name), "operation", None)
-        if operation is not None:
-            found[name] = operation
-    return found
+    names = [method.lower() for method in route.handler.SUPPORTED_METHODS]
+    found = {name: getattr(getattr(route.handler, name), "operation", None) for name in names}
+    return {name: operation for name, operation in found.items() if operation is not None}
 
 
 def _describe_operation(

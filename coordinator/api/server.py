@@ -12,11 +12,13 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
 
+from coordinator.api.acceptor import Acceptor
 from coordinator.api.application import ROUTES, Api
 from coordinator.api.base import Running
-from coordinator.api.bulk import BulkHTTPServer
+from coordinator.api.bulk import BulkTlsStream
 from coordinator.api.listener import make_tls_context, open_listener
 from coordinator.api.routes import RouteSpec
 from coordinator.metrics import CONNECTIONS
@@ -43,34 +45,32 @@ class Server:
         self.running = Running(self._lot)
         self._idle_s = config.idle_connection_s
         self._tls = make_tls_context(config) if tls else None
-        self._http = BulkHTTPServer(
+        self._http = HTTPServer(
             Api(services, self.running, routes),
-            ssl_options=self._tls,
             chunk_size=CHUNK_BYTES,
             max_header_size=HEADER_BYTES_MAX,
             max_body_size=SIZE_BYTES_MAX,  # each handler has its own, lower bound
-            max_buffer_size=BUFFER_BYTES_MAX,
             idle_connection_timeout=config.idle_connection_s,
         )
-        self._sockets: list[socket.socket] = []
+        self._acceptor: Acceptor | None = None
         self._stall_check: asyncio.Task[None] | None = None
         if routes is ROUTES:
-            CONNECTIONS.set_function(lambda: len(self._http._connections) + services.hub.waiting)
+            CONNECTIONS.set_function(self.count_connections)
 
     def listen(self, address: str) -> None:
         """Accept connections on "host:port" or on the inherited socket "fd:N". Raises ListenError."""
-        self._sockets = open_listener(address)
-        self._http.add_sockets(self._sockets)
+        self._acceptor = Acceptor(open_listener(address), self._serve, self.count_connections)
+        self._acceptor.start()
         self._stall_check = asyncio.create_task(self._close_stalled(), name="stall-check")
 
-    @property
-    def ports(self) -> list[int]:
-        return [sock.getsockname()[1] for sock in self._sockets]
+    def count_connections(self) -> int:
+        return len(self._http._connections) + self.hub.waiting
 
     def stop_accepting(self) -> None:
         """Leave new connections to the other workers; the next answer on each open one says `Connection: close`."""
         self.running.draining = True
-        self._http.stop()
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
     async def finish(self, timeout_s: float) -> bool:
         """Wait until no request is being worked on; False when `timeout_s` was not enough."""
@@ -86,12 +86,28 @@ class Server:
         if self._stall_check is not None:
             self._stall_check.cancel()
             await asyncio.gather(self._stall_check, return_exceptions=True)
-        self._http.stop()
+        if self._acceptor is not None:
+            self._acceptor.stop()
         self._lot.close()
         await self._http.close_all_connections()
 
+    def _serve(self, connection: socket.socket, address: object) -> None:
+        """Speak HTTP, over TLS where that is configured, on an accepted connection."""
+        stream: IOStream
+        if self._tls is None:
+            stream = IOStream(connection, **_BUFFERS)
+        else:
+            try:
+                wrapped = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # it was closed at once, as by a port scan
+                connection.close()
+                return
+            stream = BulkTlsStream(wrapped, ssl_options=self._tls, **_BUFFERS)
+        assert isinstance(address, tuple)
+        self._http.handle_stream(stream, address)
+
     def _resume(self, taken: socket.socket) -> None:
-        """Serve on a connection whose socket a handler had taken."""
+        """Speak HTTP again on a connection whose socket a handler had taken."""
         try:
             address = taken.getpeername()
         except OSError:  # the client has gone
@@ -100,12 +116,11 @@ class Server:
         if self.running.draining:
             taken.close()
         elif isinstance(taken, ssl.SSLSocket):
-            stream = SSLIOStream(taken, ssl_options=self._tls, **_BUFFERS)
-            self._http.handle_stream(stream, address)
+            self._http.handle_stream(BulkTlsStream(taken, ssl_options=self._tls, **_BUFFERS), address)
         else:
             self._http.handle_stream(IOStream(taken, **_BUFFERS), address)
 
     async def _close_stalled(self) -> None:
         while True:
-            await asyncio.sleep(STALL_CHECK_S)
+            await asyncio.sleep(min(STALL_CHECK_S, self._idle_s))
             self.running.close_stalled(self._idle_s)

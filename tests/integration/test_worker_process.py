@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,19 @@ def test_own_metrics_address_answers_for_this_worker(conninfo: str, tmp_path: Pa
         assert worker.metric("holdfast_database_threads", worker="worker7") == 4
         assert worker.call("GET", "/healthz").status == 200
         assert worker.call("GET", "/api/v1/auth/whoami").code == "not_found"
+
+
+def test_body_that_stalls_loses_its_connection(conninfo: str, tmp_path: Path) -> None:
+    with running_worker(tmp_path, conninfo, idle_connection_s=1.0) as worker:
+        add_user(tmp_path, conninfo, "anna@example.org")
+        token = worker.log_in("anna@example.org")
+        head = f"POST /api/v1/files/move HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        began = time.monotonic()
+        with socket.create_connection(("127.0.0.1", worker.port), timeout=20) as line:
+            line.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            assert line.recv(1000) == b""
+        assert time.monotonic() - began < 15
+        with socket.create_connection(("127.0.0.1", worker.port), timeout=20) as line:  # not even a head
+            line.sendall(b"GET / HT")
+            assert line.recv(1000) == b""
+        wait_until(lambda: worker.metric("holdfast_requests_total", status="499") == 1, what="the count")
