@@ -82,7 +82,7 @@ async def _count(services: Services) -> None:
     for state, count in states.items():
         NODES.labels(state).set(count)
     REPAIRS_QUEUED.set(await services.db.run(blocks.count_missing))
-    margins = await services.db.run_within(COUNT_TIMEOUT_S, blocks.count_by_margin)
+    margins = await services.db.run_within(COUNT_TIMEOUT_S, blocks.count_by_margin, nodes.silent_slots())
     BLOCKS.clear()
     for margin, count in margins.items():
         BLOCKS.labels(str(margin)).set(count)

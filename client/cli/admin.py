@@ -155,7 +155,10 @@ def _write_status(answer: AdminStatus) -> None:
     write_line("")
     write_line(f"{answer.blocks.total} blocks")
     for margin, count in sorted(answer.blocks.by_margin.items(), key=lambda item: int(item[0])):
-        write_line(f"  {count} survive {margin} more lost shards")
+        if int(margin) < 0:
+            write_line(f"  {count} cannot be read now: too many of their shards are lost or on silent disks")
+        else:
+            write_line(f"  {count} survive {margin} more lost shards")
     write_line(f"repair: {answer.repair.queued} queued; mirror: {answer.mirror.lag_s:.0f} s behind")
     write_table(
         [(job.name, job.outcome or "running", human_time(job.finished_at or job.started_at)) for job in answer.jobs]

@@ -77,7 +77,7 @@ class Status(AdminHandler):
     async def get(self) -> None:
         db, store = self.services.db, self.services.store
         cluster = await db.run(groups.load_map)
-        margins = await db.run_within(COUNT_TIMEOUT_S, blocks.count_by_margin)
+        margins = await db.run_within(COUNT_TIMEOUT_S, blocks.count_by_margin, store.nodes.silent_slots())
         queued = await db.run(blocks.count_missing)
         jobs = await db.run(leases.list_jobs)
         answering = {node_id for node_id, (answers, _) in store.nodes.statuses().items() if answers}

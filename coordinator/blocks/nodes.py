@@ -18,7 +18,7 @@ from typing import Final
 import zmq
 
 from coordinator.blocks.place import Placement, Slot, plan_placement
-from coordinator.metadata.values import ClusterMap, NodeId, NodeInfo, NodeState
+from coordinator.metadata.values import ClusterMap, GroupId, NodeId, NodeInfo, NodeState
 from coordinator.protocol.errors import ApiError
 from node.protocol.client import NodePeer
 from node.protocol.errors import DiskFailed, DiskFull, DiskUnknown, NodeError, NodeUnreachable
@@ -163,6 +163,15 @@ class NodePool:
         return {
             node_id: (self._answers(node, now), tuple(node.disks.values())) for node_id, node in self._nodes.items()
         }
+
+    def silent_slots(self) -> list[tuple[GroupId, int]]:
+        """The slots (group, number) whose disks cannot be read now."""
+        return [
+            (group.id, number)
+            for group in self.map.groups.values()
+            for number, slot in enumerate(group.slots)
+            if not self.readable(slot)
+        ]
 
     def _answers(self, node: _Node, now: float) -> bool:
         return node.peer.connected and node.suspect_until <= now

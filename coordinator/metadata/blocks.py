@@ -17,6 +17,7 @@ from coordinator.metadata.rows import BLOCK, BLOCK_COLUMNS, block_of
 from coordinator.metadata.values import (
     AccountId,
     BlockRow,
+    GroupId,
     MissingShard,
     NamespaceId,
     NewBlock,
@@ -190,18 +191,35 @@ def count_missing() -> int:
     return int(count)
 
 
-def count_by_margin() -> dict[int, int]:
-    """How many blocks may lose how many more shards. Counts every block: for status and metrics, not for requests."""
+def count_by_margin(silent: Collection[tuple[GroupId, int]] = ()) -> dict[int, int]:
+    """How many blocks may lose how many more shards; below 0 their data cannot be had now.
+
+    `silent` are the slots (group, number) whose disks do not answer: what stands there counts as lost, for now. Counts
+    every block: for status and metrics, not for requests.
+    """
     found = db.rows(
-        """WITH weak AS (
-               SELECT b.m, b.m - count(*) AS margin FROM missing_shard d JOIN block b ON b.id = d.block_id
-               GROUP BY b.id, b.m
+        """WITH silent AS (
+               SELECT * FROM unnest(%(groups)s::integer[], %(slots)s::integer[]) AS s(group_id, slot)
+           ), width AS (
+               SELECT group_id, count(*) AS slots FROM group_slot GROUP BY group_id
+           ), unheard AS (
+               -- Copies (k = 1) rotate over the slots with the last four bytes of the block's id: blocks/place.py.
+               SELECT b.id, x.shard FROM silent s JOIN width w USING (group_id) JOIN block b USING (group_id)
+               CROSS JOIN LATERAL (SELECT CASE WHEN b.k > 1 THEN s.slot ELSE mod(w.slots + s.slot - mod(
+                   get_byte(b.id, 12) * 16777216::bigint + get_byte(b.id, 13) * 65536 + get_byte(b.id, 14) * 256
+                   + get_byte(b.id, 15), w.slots), w.slots) END AS shard) x
+               WHERE x.shard < b.k + b.m
+           ), lost AS (
+               SELECT id, shard FROM unheard UNION SELECT block_id, shard FROM missing_shard
+           ), weak AS (
+               SELECT b.m, b.m - count(*) AS margin FROM lost l JOIN block b ON b.id = l.id GROUP BY b.id, b.m
            )
            SELECT margin, sum(n)::bigint FROM (
                SELECT b.m::bigint AS margin, count(*) AS n FROM block b GROUP BY b.m
                UNION ALL SELECT w.m, -count(*) FROM weak w GROUP BY w.m
                UNION ALL SELECT w.margin, count(*) FROM weak w GROUP BY w.margin) x
            GROUP BY margin HAVING sum(n) > 0""",
+        {"groups": Ints(group for group, _ in silent), "slots": Ints(slot for _, slot in silent)},
     )
     return dict(found)
 

@@ -19,12 +19,15 @@ from coordinator.metadata import accounts, blocks, commits, db
 from coordinator.metadata.values import (
     AccountId,
     BlockRow,
+    DiskLayout,
     Entry,
     FileWrite,
     GroupId,
     Head,
+    Layout,
     NamespaceId,
     NewBlock,
+    NodeLayout,
     Session,
     Target,
     User,
@@ -185,3 +188,24 @@ def check_accounts() -> None:
 
 def heads_of(changes: Sequence[Head]) -> dict[int, int]:
     return {head.namespace_id: head.seq for head in changes}
+
+
+def make_layout(
+    nodes: int = 6, disks: int = 1, sites: Sequence[str] = ("s1",), cluster: str = "c1", port: int = 5700
+) -> Layout:
+    return Layout(
+        cluster,
+        4,
+        2,
+        tuple(
+            NodeLayout(
+                f"{site}-n{node}",
+                site,
+                f"tcp://127.0.0.1:{port + node}",
+                "k" * 40,
+                tuple(DiskLayout(f"{site}-{node}-{disk}", f"/d{disk}") for disk in range(disks)),
+            )
+            for site in sites
+            for node in range(nodes)
+        ),
+    )

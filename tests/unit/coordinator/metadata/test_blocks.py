@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from coordinator.metadata import blocks, db
+from collections import Counter
+from dataclasses import replace
+
+from coordinator.metadata import blocks, db, groups
 from coordinator.metadata.values import NewBlock
 from coordinator.protocol.types import Role
-from tests.kit.metadata import Person, block_hash, new_block, share
+from tests.kit.metadata import Person, block_hash, make_layout, new_block, share
 
 
 def record(anna: Person, *new: NewBlock, path: str = "/") -> list[bytes]:
@@ -113,6 +116,22 @@ def test_the_most_endangered_are_repaired_first(anna: Person) -> None:
     assert blocks.count_by_margin() == {0: 1, 1: 1}
     blocks.mark_repaired(weak.row.block_id, [1, 4])
     assert blocks.count_by_margin() == {1: 1, 2: 1}
+
+
+def test_slots_that_do_not_answer_take_from_the_margin(anna: Person) -> None:
+    groups.bootstrap(make_layout())
+    coded = new_block(anna.user.account_id, "coded", 100, missing=(1,))
+    group = coded.row.group_id
+    copies = replace(new_block(anna.user.account_id, "copies", 100).row, k=1, m=2)
+    record(anna, coded, NewBlock(copies))
+    slots = len(groups.load_map().groups[group].slots)
+    first = int.from_bytes(copies.block_id[-4:], "big") % slots
+    held = {(first + index) % slots for index in range(3)}
+    for silent in range(slots):
+        expected = Counter([coded.row.m - len({1, silent}), 2 - (silent in held)])
+        assert blocks.count_by_margin([(group, silent)]) == expected, silent
+    everything = [(group, slot) for slot in range(slots)]
+    assert blocks.count_by_margin(everything) == Counter([coded.row.m - slots, -1])
 
 
 def test_a_failed_repair_is_put_off(anna: Person) -> None:

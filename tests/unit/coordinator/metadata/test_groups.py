@@ -1,42 +1,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import psycopg
 import pytest
 
 from coordinator.metadata import groups
-from coordinator.metadata.values import (
-    DiskLayout,
-    DiskReport,
-    GroupId,
-    Layout,
-    NodeId,
-    NodeLayout,
-    NodeState,
-)
-
-
-def layout(
-    nodes: int = 6, disks: int = 1, sites: Sequence[str] = ("s1",), cluster: str = "c1", port: int = 5700
-) -> Layout:
-    return Layout(
-        cluster,
-        4,
-        2,
-        tuple(
-            NodeLayout(
-                f"{site}-n{node}",
-                site,
-                f"tcp://127.0.0.1:{port + node}",
-                "k" * 40,
-                tuple(DiskLayout(f"{site}-{node}-{disk}", f"/d{disk}") for disk in range(disks)),
-            )
-            for site in sites
-            for node in range(nodes)
-        ),
-    )
+from coordinator.metadata.values import DiskReport, GroupId, NodeId, NodeState
+from tests.kit.metadata import make_layout as layout
 
 
 def test_bootstrap_makes_everything_once(database: str) -> None:
