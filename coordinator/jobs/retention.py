@@ -42,7 +42,7 @@ class RetentionRules:
         Step(timedelta(days=120), timedelta(days=1)),
         Step(timedelta(days=730), timedelta(weeks=1)),
     )
-    beyond_every: timedelta = timedelta(days=30)
+    beyond_every: timedelta = timedelta(weeks=4)  # stretches nest: one divides the next, or runs would add up
     versions_max: int = 500
     tighter_steps: tuple[Step, ...] = (
         Step(timedelta(hours=6), timedelta(0)),

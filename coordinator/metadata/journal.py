@@ -92,8 +92,8 @@ def changes(session: Session, cursor: str | None, limit: int) -> ChangePage:
     """Up to about `limit` changes after `cursor`; without one the whole tree as "put" and "folder" entries.
 
     A namespace that the caller may read since the cursor was made is delivered as a whole; one that it may not read any
-    more ends with a "delete" of its root (path "", file id 0). Raises BadCursor. A cursor of another namespace epoch, or from beyond the
-    journal, is answered with `reset` and a cursor to start again with.
+    more ends with a "delete" of its root (path "", file id 0). A cursor of another namespace epoch, or from beyond the
+    journal, is answered with `reset` and a cursor to start again with. Raises BadCursor.
     """
     before = decode_cursor(cursor) if cursor else {}
     mounts = {mount.namespace_id: mount for mount in session.mounts}

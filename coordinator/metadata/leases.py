@@ -22,7 +22,7 @@ def list_due(periods_s: Mapping[str, float]) -> list[str]:
         """SELECT e.job FROM unnest(%s::text[], %s::float8[]) AS e(job, period) LEFT JOIN job_lease l ON l.job = e.job
            WHERE l.job IS NULL OR (l.expires_at <= now()
              AND coalesce(l.started_at <= now() - make_interval(secs => e.period), true))""",
-        (Texts(periods_s), list(periods_s.values())),
+        (Texts(periods_s), [float(period) for period in periods_s.values()]),
     )
     return [job for (job,) in found]
 

@@ -104,7 +104,7 @@ def test_a_new_membership_is_delivered_as_a_whole_and_a_lost_one_ends(anna: Pers
     accounts.remove_member(team, ben.user.id)
     assert journal.is_behind(ben.refresh(), cursor, {})
     [lost], cursor = follow(ben.session, cursor)
-    assert (lost.op.value, lost.namespace_id, lost.file_id) == ("delete", team, changes[0].file_id)
+    assert (lost.op.value, lost.namespace_id, lost.file_id, lost.path) == ("delete", team, 0, "")
     assert follow(ben.session, cursor)[0] == []
 
 
