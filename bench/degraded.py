@@ -7,6 +7,7 @@ nearly the same speed. The first download after the kill is told by itself: it h
 
 from __future__ import annotations
 
+import statistics
 from typing import Final
 
 from bench.bulk import put
@@ -35,7 +36,7 @@ def run(options: Options) -> Outcome:
         first = get(service, options, size)
         degraded = [get(service, options, size) for _ in range(repeats)]
     megabytes = size / 1e6
-    normal = sorted(megabytes / one.seconds for one in healthy)[repeats // 2]
+    normal = statistics.median(megabytes / one.seconds for one in healthy)
     best = roofline.download_cpu_s_per_gb
     outcome.add("healthy", "MB/s", [megabytes / one.seconds for one in healthy])
     outcome.add("degraded", "MB/s", [megabytes / one.seconds for one in degraded], SPEED, roofline.ceiling_mb_s(best))
