@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import psutil
 import zmq
 
 from coordinator.appliance.layout import Layout, Paths, decode_layout, public_key_file
@@ -21,6 +22,8 @@ from coordinator.appliance.tls import ensure_certificates
 from node.base.durable import write_file_durably
 
 _ROOT_KEY_BYTES: Final = 32
+_EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+_IP: Final = (socket.AF_INET, socket.AF_INET6)
 
 
 def ensure_keys(paths: Paths, layout: Layout, *, now: datetime) -> None:
@@ -28,8 +31,18 @@ def ensure_keys(paths: Paths, layout: Layout, *, now: datetime) -> None:
     _ensure_secret(paths.root_key, secrets.token_hex(_ROOT_KEY_BYTES))
     for key_file in (paths.coordinator_key, *(paths.node_key(node.name) for node in layout.nodes)):
         _ensure_curve_key(key_file)
-    names = ["localhost", "127.0.0.1", "::1", socket.gethostname(), layout.bind]
-    ensure_certificates(paths.tls, names=[name for name in dict.fromkeys(names) if name], now=now)
+    ensure_certificates(paths.tls, names=list_names(layout.bind), now=now)
+
+
+def list_names(bind: str) -> list[str]:
+    """Every name and address under which clients may come to a service that listens on `bind`."""
+    names = ["localhost", "127.0.0.1", "::1", socket.gethostname()]
+    if bind not in _EVERYWHERE:
+        return list(dict.fromkeys([*names, bind]))
+    for addresses in psutil.net_if_addrs().values():
+        # A link-local IPv6 address means something only together with an interface ("fe80::1%eth0").
+        names += [address.address for address in addresses if address.family in _IP and "%" not in address.address]
+    return list(dict.fromkeys(names))
 
 
 def _ensure_secret(path: Path, value: str) -> None:
