@@ -119,7 +119,7 @@ def stage_existing(
     found = db.rows(
         f"""WITH there AS MATERIALIZED (
                 SELECT b.* FROM unnest(%(hashes)s::bytea[]) AS e(hash) CROSS JOIN LATERAL (
-                    SELECT * FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash FOR NO KEY UPDATE) b
+                    SELECT * FROM block b WHERE b.account_id = %(account)s AND b.hash = e.hash FOR KEY SHARE) b
                 WHERE {_THERE}
             ), revived AS (
                 UPDATE block b SET condemned_at = NULL

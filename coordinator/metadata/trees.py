@@ -94,9 +94,10 @@ def _journal(space: _Namespace, op: ChangeOp, file_id: int, path: str, session: 
         """INSERT INTO journal (namespace_id, seq, op, file_id, parent_id, name, path, is_folder, version, size_bytes,
                                 content_hash, executable, modified_at, client_modified_at, modified_by, device_id)
            SELECT f.namespace_id, %s, %s, f.id, f.parent_id, f.name, %s, f.is_folder, f.version, f.size_bytes,
-                  f.content_hash, f.executable, f.modified_at, f.client_modified_at, %s, %s
+                  f.content_hash, f.executable, f.modified_at, f.client_modified_at,
+                  coalesce(f.deleted_by, f.modified_by), %s
            FROM file f WHERE f.namespace_id = %s AND f.id = %s""",
-        (space.seq, op.value, path, session.user_id, session.device_id, space.id, file_id),
+        (space.seq, op.value, path, session.device_id, space.id, file_id),
     )
 
 

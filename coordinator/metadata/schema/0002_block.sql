@@ -16,6 +16,7 @@ BEGIN
     SELECT e.id, p_account, e.hash, e.grp, e.epoch, e.k, e.m, e.codec, e.plain, e.sealed, e.digest, e.key
     FROM unnest(p_id, p_hash, p_group, p_epoch, p_k, p_m, p_codec, p_plain, p_sealed, p_digest, p_key)
         AS e(id, hash, grp, epoch, k, m, codec, plain, sealed, digest, key)
+    ORDER BY e.hash  -- two batches of the same blocks in another order would wait for each other
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS v_inserted = ROW_COUNT;
 
@@ -43,6 +44,6 @@ BEGIN
         WHERE e.id = ANY (v_standing) ON CONFLICT DO NOTHING;
     END IF;
     INSERT INTO staged_block (block_id, user_id, namespace_id, upload_id)
-    SELECT DISTINCT e.id, p_user, p_namespace, coalesce(p_upload, '') FROM unnest(v_standing) AS e(id)
+    SELECT DISTINCT e.id, p_user, p_namespace, coalesce(p_upload, '') FROM unnest(v_standing) AS e(id) ORDER BY 1
     ON CONFLICT ON CONSTRAINT staged_block_pkey DO UPDATE SET created_at = now();
 END $$;

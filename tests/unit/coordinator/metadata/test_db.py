@@ -139,7 +139,7 @@ def test_a_deadlock_is_run_again(conninfo: str) -> None:
         await door.run(db.run, "INSERT INTO site (id, name) VALUES (1, 'a'), (2, 'b')")
         await asyncio.gather(door.run(take, 1, 2), door.run(take, 2, 1))
         assert await door.run(db.rows, "SELECT name FROM site ORDER BY id") == [("a..",), ("b..",)]
-        assert len(attempts) == 3
+        assert len(attempts) >= 3
 
     run(conninfo, use, threads=2)
 

@@ -284,3 +284,15 @@ def test_offsets_and_errors_are_told_apart_under_load(anna: Person, database: st
     results = in_parallel(database, *repeat)
     lost = [result for result in results if isinstance(result, OffsetMismatch)]
     assert [error.facts["expected_offset"] for error in lost] == [100, 100]
+
+
+def test_batches_of_the_same_blocks_in_another_order_do_not_wait_for_each_other(anna: Person, database: str) -> None:
+    for number in ROUNDS:
+        batches = [[new_block(anna.user.account_id, f"{number}-{block}", 100) for block in range(30)] for _ in range(2)]
+        batches[1].reverse()
+
+        def record(batch: int, batches=batches) -> int:  # type: ignore[no-untyped-def]
+            return len(blocks.record(anna.user.account_id, anna.home, anna.user.id, None, batches[batch]))
+
+        assert in_parallel(database, lambda: record(0), lambda: record(1)) == [30, 30]
+    assert db.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == (0,)
