@@ -29,8 +29,8 @@ from coordinator.metadata.values import DeviceId, NamespaceId
 from coordinator.metrics import DRAINING
 from coordinator.monitor import watch_cluster, watch_loop, watch_queues
 from coordinator.notify.hub import Hub
-from coordinator.passwords import GuessLimit
-from coordinator.services import LoginGuesses, Services
+from coordinator.passwords import LoginGuard
+from coordinator.services import Services
 from node.base.clock import SystemClock
 
 log = logging.getLogger("coordinator")
@@ -141,8 +141,10 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
         cpu=cpu,
         clock=clock,
         runner=make_runner(config.name, db, store, hub, clock),
-        guesses=LoginGuesses(
-            GuessLimit(config.login_failures_per_account_max), GuessLimit(config.login_failures_per_address_max)
+        logins=LoginGuard(
+            cpu,
+            per_account_max=config.login_failures_per_account_max,
+            per_address_max=config.login_failures_per_address_max,
         ),
     )
 

@@ -45,7 +45,7 @@ BYTES_OUT: Final = Counter("holdfast_response_bytes_total", "Bytes of answers' b
 CONNECTIONS: Final = Gauge("holdfast_connections", "Open client connections, long polls included", registry=REGISTRY)
 LOGINS_FAILED: Final = Counter(
     "holdfast_logins_failed_total", "Logins refused", ("reason",), registry=REGISTRY
-)  # wrong_password or too_many_requests
+)  # an error code: wrong_password, too_many_requests, unavailable
 
 LONGPOLLS: Final = Gauge("holdfast_longpolls", "Open long polls", registry=REGISTRY)
 LONGPOLLS_ANSWERED: Final = Counter(

@@ -1,16 +1,24 @@
 """Passwords: argon2id hashes, and how often somebody may guess.
 
 `hash_password` and `verify_password` take some 60 ms and 32 MiB each and release the GIL: run them in the CPU pool.
+Does not: know users (metadata.accounts) or sessions.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from functools import cache
 from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+from coordinator.blocks.cpu import CpuPool
+from coordinator.protocol.errors import TooManyRequests, Unavailable
+
+# A crowd of guessers must not starve uploads of the CPU pool, nor the machine of memory.
+CHECKS_MAX: Final = 16
 
 # RFC 9106 and OWASP allow these; one lane, since a worker checks several passwords side by side instead.
 _HASHER: Final = PasswordHasher(time_cost=3, memory_cost=32 * 1024, parallelism=1)
@@ -71,3 +79,36 @@ class GuessLimit:
         if key in self._windows:
             end, guesses = self._windows[key]
             self._windows[key] = (end, max(0, guesses - 1))
+
+
+class LoginGuard:
+    """Stands before every check of a password. Owned by the event loop; each worker has its own."""
+
+    def __init__(self, cpu: CpuPool, *, per_account_max: int, per_address_max: int) -> None:
+        """How many wrong guesses a minute there may be for each account and from each address."""
+        self._cpu = cpu
+        self._by_account = GuessLimit(per_account_max)
+        self._by_address = GuessLimit(per_address_max)
+        self._checking = 0
+
+    async def check(self, account: str, address: str, stored: str | None, password: str, now: float) -> bool:
+        """Whether it is the password of `account` (any spelling of the name); `now` in seconds.
+
+        Raises TooManyRequests, and Unavailable when too many passwords are being checked at this moment.
+        """
+        if self._checking >= CHECKS_MAX:
+            raise Unavailable  # before anything is counted: a busy service must not use up anybody's guesses
+        account = account.casefold()
+        wait_s = max(self._by_account.guess(account, now), self._by_address.guess(address, now))
+        if wait_s > 0:
+            raise TooManyRequests(retry_after_s=math.ceil(wait_s))
+        self._checking += 1
+        right = True  # until the check says otherwise: when it cannot be made, the guess does not count
+        try:
+            right = await self._cpu.run(verify_password, stored, password)
+            return right
+        finally:
+            self._checking -= 1
+            if right:
+                self._by_account.take_back(account)
+                self._by_address.take_back(address)

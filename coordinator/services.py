@@ -12,16 +12,8 @@ if TYPE_CHECKING:
     from coordinator.jobs.runner import Runner
     from coordinator.metadata.db import Door
     from coordinator.notify.hub import Hub
-    from coordinator.passwords import GuessLimit
+    from coordinator.passwords import LoginGuard
     from node.base.clock import Clock
-
-
-@dataclass(frozen=True)
-class LoginGuesses:
-    """Failed logins of this worker: each worker counts its own."""
-
-    by_account: GuessLimit
-    by_address: GuessLimit
 
 
 @dataclass(frozen=True)
@@ -36,4 +28,4 @@ class Services:
     cpu: CpuPool
     clock: Clock
     runner: Runner
-    guesses: LoginGuesses
+    logins: LoginGuard

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import secrets
 from typing import Final
 
@@ -11,13 +11,13 @@ from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import accounts, notifications
 from coordinator.metadata.values import AccountId, Login
 from coordinator.metrics import LOGINS_FAILED
-from coordinator.passwords import hash_password, is_outdated, verify_password
-from coordinator.protocol.errors import TooManyRequests, Unavailable, WrongPassword
+from coordinator.passwords import hash_password, is_outdated
+from coordinator.protocol.errors import ApiError, WrongPassword
 from coordinator.protocol.types import Account, LoginAnswer, LoginBody
 
+log = logging.getLogger("coordinator.api")
+
 TOKEN_BYTES: Final = 32
-# Each takes 32 MiB and a thread of the CPU pool for 60 ms; a crowd of guessers must not starve uploads of it.
-PASSWORD_CHECKS_WAITING_MAX: Final = 16
 
 
 class LogIn(ApiHandler):
@@ -38,39 +38,18 @@ class LogIn(ApiHandler):
 
     async def _check(self, body: LoginBody) -> Login:
         """The user whose password this is. Raises WrongPassword, TooManyRequests, Unavailable."""
-        account_key, address_key = body.email.casefold(), self.client_address
-        self._count_guess(account_key, address_key)
-        try:
-            login = await self._find(body)
-        except Unavailable:
-            # Nothing was learned about the password, and an outage must not lock its owner out afterwards.
-            self._take_back_guess(account_key, address_key)
-            raise
-        if login is None:
-            LOGINS_FAILED.labels("wrong_password").inc()
-            raise WrongPassword
-        self._take_back_guess(account_key, address_key)
-        return login
-
-    async def _find(self, body: LoginBody) -> Login | None:
-        """The user of this address, if the password is right."""
-        if self.services.cpu.queued >= PASSWORD_CHECKS_WAITING_MAX:
-            raise Unavailable
         login = await self.services.db.run(accounts.get_login, body.email)
         stored = None if login is None else login.password_hash
-        right = await self.services.cpu.run(verify_password, stored, body.password)
-        return login if right else None
-
-    def _take_back_guess(self, account_key: str, address_key: str) -> None:
-        self.services.guesses.by_account.take_back(account_key)
-        self.services.guesses.by_address.take_back(address_key)
-
-    def _count_guess(self, account_key: str, address_key: str) -> None:
-        now, guesses = self.services.clock.monotonic(), self.services.guesses
-        wait_s = max(guesses.by_account.guess(account_key, now), guesses.by_address.guess(address_key, now))
-        if wait_s > 0:
-            LOGINS_FAILED.labels("too_many_requests").inc()
-            raise TooManyRequests(retry_after_s=math.ceil(wait_s))
+        guard, now = self.services.logins, self.services.clock.monotonic()
+        try:
+            right = await guard.check(body.email, self.client_address, stored, body.password, now)
+            if login is None or not right:
+                raise WrongPassword
+        except ApiError as error:
+            LOGINS_FAILED.labels(error.code).inc()
+            log.warning("login.refused", extra={"code": error.code, "address": self.client_address})
+            raise
+        return login
 
 
 class LogOut(ApiHandler):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.passwords import GuessLimit, hash_password, is_outdated, verify_password
+from coordinator.blocks.cpu import CpuPool
+from coordinator.passwords import CHECKS_MAX, GuessLimit, LoginGuard, hash_password, is_outdated, verify_password
+from coordinator.protocol.errors import TooManyRequests, Unavailable
 
 
 def test_only_the_right_password_opens() -> None:
@@ -51,3 +56,24 @@ def test_memory_is_bounded_and_no_window_lets_more_through(guesses: list[tuple[i
         for times in allowed.values():
             for n, first in enumerate(times[:-6]):  # two windows may touch: at most twice the limit in one span
                 assert times[n + 6] - first >= 60.0
+
+
+def test_busy_service_uses_up_nobodys_guesses() -> None:
+    async def main() -> None:
+        pool = CpuPool(1)
+        guard = LoginGuard(pool, per_account_max=1, per_address_max=100)
+        stored = hash_password("right")
+        crowd = [guard.check(f"user{n}", "192.0.2.1", stored, "right", 0.0) for n in range(CHECKS_MAX)]
+        tasks = [asyncio.create_task(check) for check in crowd]
+        await asyncio.sleep(0)
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await guard.check("anna", "192.0.2.2", stored, "wrong", 0.0)
+        assert all(await asyncio.gather(*tasks))
+        assert await guard.check("anna", "192.0.2.2", stored, "wrong", 0.0) is False
+        with pytest.raises(TooManyRequests) as refused:
+            await guard.check("Anna", "192.0.2.3", stored, "right", 20.0)
+        assert refused.value.facts["retry_after_s"] == 40
+        pool.close()
+
+    asyncio.run(main())
