@@ -6,12 +6,11 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import urllib3
 
-from tests.kit.cluster import Appliance, Session, lend, short_folder, wait_until
+from tests.kit.cluster import Answer, Appliance, Session, lend, short_folder, wait_until
 from tests.kit.faults import make_random
 
 ROUNDS = 4
@@ -45,6 +44,11 @@ class Uploader:
         self._session = self.appliance.login(self.name)
         self._thread = threading.Thread(target=self._run, name=self.name)
         self._thread.start()
+
+    def wait_for_more(self, uploads: int) -> None:
+        """Wait until so many further uploads have begun."""
+        goal = self.begun + uploads
+        wait_until(lambda: self.begun >= goal, timeout_s=60, what="further uploads")
 
     def finish(self) -> None:
         self._stop.set()
@@ -83,10 +87,10 @@ def check_files(session: Session, uploader: Uploader) -> None:
         assert answer.status == 404 or answer.body == data, f"{path} differs"
 
 
-def read_when_well(session: Session, path: str):  # type: ignore[no-untyped-def]
+def read_when_well(session: Session, path: str) -> Answer:
     """Read a file; while the service recovers it may say so (503) or break the line, but not for long."""
 
-    def read():  # type: ignore[no-untyped-def]
+    def read() -> Answer | None:
         try:
             answer = session.get(path)
         except urllib3.exceptions.HTTPError:
@@ -103,12 +107,8 @@ def test_a_killed_process_comes_back_and_nothing_acknowledged_is_lost(killed_app
     uploaders = [Uploader(appliance, random.Random(rng.random()), f"{role}-{number}") for number in range(2)]
     try:
         for _ in range(ROUNDS):
-            begun = [uploader.begun for uploader in uploaders]
-            wait_until(
-                lambda begun=begun: all(u.begun > b for u, b in zip(uploaders, begun, strict=True)),
-                timeout_s=60,
-                what="further uploads",
-            )
+            for uploader in uploaders:
+                uploader.wait_for_more(1)
             # A random moment of an upload: what comes before it is counted, not slept.
             threading.Event().wait(rng.uniform(0, 0.3))
             victim = rng.choice(appliance.processes(role))
@@ -128,7 +128,7 @@ def test_a_killed_supervisor_takes_all_down_and_the_next_start_has_everything(ki
     rng = make_random("kill supervisor")
     for number in range(2):
         uploader = Uploader(appliance, random.Random(rng.random()), f"supervisor-{number}")
-        wait_until(lambda uploader=uploader: uploader.begun > 2, timeout_s=60, what="uploads")
+        uploader.wait_for_more(2)
         threading.Event().wait(rng.uniform(0, 0.3))
         appliance.kill()
         uploader.finish()
@@ -136,11 +136,11 @@ def test_a_killed_supervisor_takes_all_down_and_the_next_start_has_everything(ki
         check_files(appliance.login("reader"), uploader)
 
 
-def test_kill_everything_at_once_as_in_a_crash(killed_appliance: Appliance, tmp_path: Path) -> None:
+def test_kill_everything_at_once_as_in_a_crash(killed_appliance: Appliance) -> None:
     appliance = killed_appliance
     rng = make_random("kill all")
     uploader = Uploader(appliance, random.Random(rng.random()), "crash")
-    wait_until(lambda: uploader.begun > 2, timeout_s=60, what="uploads")
+    uploader.wait_for_more(2)
     everyone = appliance.processes()
     rng.shuffle(everyone)
     for process in everyone:

@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from tests.kit.cluster import wait_until
+
 _PIECE_BYTES = 64 * 1024
 
 
@@ -49,6 +51,10 @@ class TcpProxy:
     def forwarded_bytes(self) -> int:
         """Bytes that went from the client towards the server."""
         return self._forwarded_bytes
+
+    def wait_for_bytes(self, count_bytes: int, *, timeout_s: float = 60.0) -> None:
+        """Wait until so many bytes in all have gone to the server."""
+        wait_until(lambda: self._forwarded_bytes >= count_bytes, timeout_s=timeout_s, what="traffic", every_s=0.005)
 
     def cut(self) -> None:
         """Break every open connection; new ones are taken."""
