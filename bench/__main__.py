@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from typing import Any
 import msgspec
 
 from bench import catalog, table
-from bench.ballast import filled
 from bench.machine import CpuTime, describe_commit, describe_machine, describe_versions
 from bench.result import Options, parse_size
 from bench.service import BenchFailed, check_folder
@@ -55,8 +53,7 @@ def main() -> int:
     names = arguments.names or catalog.NAMES
     try:
         check_folder(options.folder)
-        with filled(options.folder) if arguments.fill_memory else nullcontext(0) as filled_bytes:
-            documents = [_measure(name, options) | {"filled_bytes": filled_bytes} for name in names]
+        documents = [_measure(name, options) for name in names]
     except BenchFailed as failure:
         print(f"Not measured: {failure}", file=sys.stderr)
         return 1
@@ -81,7 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, metavar="N", help="files, requests or connections")
     parser.add_argument("--full", action="store_true", help="the largest sizes of metadata and memory as well")
     parser.add_argument("--quick", action="store_true", help="an eighth of everything, once: is it still alive?")
-    parser.add_argument("--fill-memory", action="store_true", help="as on a machine in long use: see bench/ballast.py")
     parser.add_argument("--strict", action="store_true", help="exit code 2 when a target is missed")
     parser.add_argument(
         "--dir", default=str(Path(tempfile.gettempdir(), "holdfast-bench")), help="work folder on the disk to measure"

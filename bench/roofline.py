@@ -35,6 +35,7 @@ _NONCE: Final = bytes(12)
 _KEY: Final = bytes(range(32))
 _SAMPLE_BYTES: Final = 16 * 1024
 _STAGE_BYTES: Final = 128 * MIB
+_FREE_FOR_S: Final = 4.0
 
 _T = TypeVar("_T")
 
@@ -98,6 +99,7 @@ def run(options: Options) -> Outcome:
     outcome.add("download_cpu", "CPU-s/GB", [one.download_cpu_s_per_gb for one in found])
     outcome.add("upload_cpu_without_curve", "CPU-s/GB", [one.upload_without_curve for one in found])
     outcome.add("download_cpu_without_curve", "CPU-s/GB", [one.download_without_curve for one in found])
+    outcome.add("fresh_write_cpu", "CPU-s/GB", [_measure_fresh_write(options.folder) for _ in range(repeats)])
     return outcome
 
 
@@ -217,6 +219,15 @@ def _read_shards(folder: Path, shards: Sequence[Sequence[Buffer]]) -> None:
                 for six in shards:
                     source.readinto(memoryview(buffer)[: len(six[n])])
         (folder / f"roofline.{n}").unlink()
+
+
+def _measure_fresh_write(folder: Path) -> float:
+    """CPU-s/GB of writing a file into memory that nobody has used for a while; see README.md."""
+    blocks = [corpus.make_block(0, 1)] * (_STAGE_BYTES // BLOCK_BYTES)
+    time.sleep(_FREE_FOR_S)
+    stage = _time(partial(_write_file, folder / "roofline.file", blocks), _STAGE_BYTES)
+    (folder / "roofline.file").unlink()
+    return stage.cpu_s_per_gb
 
 
 def _write_file(path: Path, blocks: Sequence[bytes]) -> None:
