@@ -87,8 +87,13 @@ class _Connection:
         params = {"connect_timeout": "5", "tcp_user_timeout": "10000", "application_name": "holdfast", **_KEEPALIVE}
         given = psycopg.conninfo.conninfo_to_dict(self.conninfo)
         conninfo = psycopg.conninfo.make_conninfo(self.conninfo, **{k: v for k, v in params.items() if k not in given})
-        self.raw = psycopg.connect(conninfo, autocommit=True, prepare_threshold=2)
-        self.raw.execute(_SETTINGS)
+        raw = psycopg.connect(conninfo, autocommit=True, prepare_threshold=2)
+        try:
+            raw.execute(_SETTINGS)
+        except psycopg.Error:
+            raw.close()
+            raise
+        self.raw = raw
         self._timeout_set_s = 0.0
         _here.session = self
         database.connect()
