@@ -195,5 +195,6 @@ def _prepare_process() -> None:
 
 
 async def _end(task: asyncio.Task[object]) -> None:
+    """Cancel a task and wait for its end."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -253,7 +253,11 @@ class Door:
         job = _Job(lambda: fn(*args, **kwargs), timeout_s, time.monotonic() + timeout_s, loop, loop.create_future())
         self._queue.put(job)
         try:
-            return await asyncio.wait_for(job.answer, timeout_s + _ABORT_AFTER_S)
+            # Not wait_for(): up to Python 3.11 it swallows a cancellation that meets the answer, and a task that is
+            # being stopped then goes on for ever.
+            async with asyncio.timeout(timeout_s + _ABORT_AFTER_S):
+                value: T = await job.answer
+                return value
         except TimeoutError:
             if not job.answer.cancelled():
                 raise  # fn's own

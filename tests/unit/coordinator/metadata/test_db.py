@@ -223,3 +223,21 @@ def test_nothing_listens_where_the_database_should_be(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         run("host=/nonexistent dbname=x user=y", use)
     assert [record.message for record in caplog.records] == ["db.unavailable"]
+
+
+def test_cancellation_that_meets_the_answer_is_not_lost(conninfo: str) -> None:
+    async def use(door: Door) -> None:
+        async def work() -> None:
+            while True:
+                await door.run(one_row)
+
+        await door.run(one_row)  # connected
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251  # the loop stands still while the answer comes: it and the cancellation meet
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=1.0)
+        assert task.cancelled()
+
+    run(conninfo, use)
