@@ -126,7 +126,7 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
     """Start the parts in the order in which they need each other; `stack` closes them in the reverse one."""
     cpu = CpuPool(config.cpu_threads, queue_max=config.cpu_queue_max)
     stack.callback(cpu.close)
-    db = Door(config.database, config.database_threads)
+    db = Door(config.database, config.database_threads, queue_max=config.database_queue_max)
     stack.callback(db.close)
     store = BlockStore(config, db, cpu)
     stack.push_async_callback(store.close)

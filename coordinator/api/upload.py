@@ -15,10 +15,10 @@ from coordinator.api.render import metadata_body
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.api.tus import CreateHandler
 from coordinator.blocks.write import PlainBlock
-from coordinator.metadata import blocks, commits, uploads
-from coordinator.metadata.values import FileWrite
+from coordinator.metadata import commits, uploads
+from coordinator.metadata.values import FileWrite, NewBlock
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch, TooLarge
-from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
+from coordinator.protocol.hashing import BLOCK_BYTES
 from coordinator.protocol.types import VERSION_MAX, Metadata, Role, UploadBody
 from coordinator.upload import UploadStream
 
@@ -43,7 +43,6 @@ class UploadHandler(CreateHandler):
         if not self._simple:
             await super().begin()
             return
-        self._plain = bytearray()
         self._target = resolve(self.session, self.text("path"), Role.EDITOR)
         self._base_version = self.optional_integer("base_version", high=VERSION_MAX)
         self._mtime = parse_time(self.optional_text("mtime"))
@@ -55,6 +54,8 @@ class UploadHandler(CreateHandler):
             await self._announce(size)
         else:
             await self._held.enter_async_context(self.services.store.incoming.hold(size))
+            self._plain = bytearray(size)
+            self._filled = 0
 
     async def _announce(self, size: int | None) -> None:
         upload, head = await self.services.db.run(
@@ -74,7 +75,9 @@ class UploadHandler(CreateHandler):
         if not self._simple or self._stream is not None:
             await super().receive(chunk)
         else:
-            self._plain += chunk
+            end = self._filled + len(chunk)
+            self._plain[self._filled : end] = chunk
+            self._filled = end
 
     @operation(
         "Upload a whole file (simple), or begin a resumable upload",
@@ -109,16 +112,13 @@ class UploadHandler(CreateHandler):
         self.answer_written(written)
 
     async def _commit_small(self) -> None:
-        target, plain = self._target, self._plain
-        hashes: tuple[bytes, ...] = ()
+        target, plain, db = self._target, self._plain, self.services.db
+        stored: list[NewBlock] = []
         if plain:
-            digest = await self.services.cpu.run(hash_block, plain)
-            place = (target.account_id, target.namespace_id)
-            stored = await self.services.store.write(target.account_id, [PlainBlock(plain, digest)])
-            await self.services.db.run(blocks.record, *place, self.session.user_id, None, stored)
-            hashes = (digest,)
+            stored = await self.services.store.write(target.account_id, [PlainBlock(plain)])
+        hashes = tuple(block.row.hash for block in stored)
         write = FileWrite(target, len(plain), hashes, self._base_version, self._mtime, self._executable)
-        committed = await self.services.db.run(commits.commit_files, self.session, [write])
+        committed = await db.run(commits.commit_new, self.session, write, stored)
         self.publish(committed.heads)
         [result] = committed.results
         if isinstance(result, ApiError):

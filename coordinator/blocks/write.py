@@ -9,6 +9,7 @@ Does not: record anything in the database (the caller), repair (jobs), check quo
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 import random
@@ -28,7 +29,8 @@ from coordinator.blocks.nodes import NodePool
 from coordinator.blocks.place import Slot, code_for, slot_of_shard, write_floor
 from coordinator.blocks.seal import SealedBlock, seal_block, verify_seal
 from coordinator.metadata.values import AccountId, BlockRow, Group, NewBlock
-from coordinator.protocol.errors import CannotTakeWrite, ClusterFull
+from coordinator.protocol.errors import CannotTakeWrite, ClusterFull, HashMismatch
+from coordinator.protocol.hashing import hash_block
 from node.protocol.erasure import Code, encode, encode_parity, shard_size
 from node.protocol.errors import NodeError, StaleEpoch
 from node.protocol.messages import SHARDS_PER_MESSAGE_MAX, PutShards, ShardMeta
@@ -41,16 +43,21 @@ _MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PlainBlock:
-    """A block to be written and its SHA-256, which the caller has checked against what the client said."""
+    """A block to be written. `hash` is its SHA-256 where that is known for sure; else it is computed when sealing.
+
+    `claimed` is what its sender says that the hash is: the write is refused where it is another one.
+    """
 
     plain: bytes | bytearray
-    hash: bytes
+    hash: bytes | None = None
+    claimed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Coded:
     """A sealed block as shards for one group; shard i belongs into `slots[i]`."""
 
+    sealed: SealedBlock
     row: BlockRow
     slots: tuple[Slot, ...]
     metas: tuple[ShardMeta, ...]
@@ -85,7 +92,8 @@ class BlockWriter:
     async def write(self, account_id: AccountId, blocks: Sequence[PlainBlock]) -> list[NewBlock]:
         """Make some blocks durable together (one message and one fsync a slot): one large block or several small ones.
 
-        Raises CannotTakeWrite or ClusterFull when no group takes them; then none of them is written.
+        Raises CannotTakeWrite or ClusterFull when no group takes them, HashMismatch when one is not what its sender
+        claims; then none of them is written.
         """
         size = sum(len(block.plain) for block in blocks)
         async with self._budget.hold(size):
@@ -93,10 +101,10 @@ class BlockWriter:
             groups = self._nodes.placement.candidates(self._chance)
             if not groups:
                 raise self._no_group()
-            sealed = await self._cpu.run(_seal_all, blocks, account_id, key, groups[0].k)
-            checked = asyncio.ensure_future(self._cpu.run(_verify_all, sealed, blocks, key))
+            coded = await self._cpu.run(_seal_all, blocks, account_id, key, groups[0])
+            checked = asyncio.ensure_future(self._cpu.run(_verify_all, coded, blocks, key))
             try:
-                written = await self._place(sealed, groups)
+                written = await self._place(coded, groups)
                 await checked
             finally:
                 # A write that failed must not leave the check running on buffers that it gives up.
@@ -109,10 +117,12 @@ class BlockWriter:
             task.cancel()
         await asyncio.gather(*self._late, return_exceptions=True)
 
-    async def _place(self, sealed: Sequence[SealedBlock], groups: Sequence[Group]) -> list[NewBlock]:
-        for group in groups:
+    async def _place(self, coded: Sequence[_Coded], groups: Sequence[Group]) -> list[NewBlock]:
+        """Send the shards to the first of `groups`, for which they are coded, or to the next that takes them."""
+        for attempt, group in enumerate(groups):
             current = self._nodes.map.groups.get(group.id, group)
-            coded = await self._cpu.run(_code_all, sealed, current)
+            if attempt > 0:
+                coded = await self._cpu.run(_code_all, [block.sealed for block in coded], current)
             missing = await self._send(current, coded)
             if missing is not None:
                 return [NewBlock(block.row, block.missing(missing)) for block in coded]
@@ -175,13 +185,21 @@ class BlockWriter:
         return ClusterFull() if self._nodes.placement.some_disk_full else CannotTakeWrite()
 
 
-def _seal_all(blocks: Sequence[PlainBlock], account_id: AccountId, key: bytes, k: int) -> list[SealedBlock]:
-    return [seal_block(block.plain, block.hash, new_block_id(), account_id, key, k) for block in blocks]
+def _seal_all(blocks: Sequence[PlainBlock], account_id: AccountId, key: bytes, group: Group) -> list[_Coded]:
+    """All the CPU work of a write in one go: going to the pool and back costs as much as sealing a small block."""
+    return [_code(_seal(block, account_id, key, group.k), group) for block in blocks]
 
 
-def _verify_all(sealed: Sequence[SealedBlock], blocks: Sequence[PlainBlock], key: bytes) -> None:
-    for one, block in zip(sealed, blocks, strict=True):
-        verify_seal(one, block.plain, key)
+def _seal(block: PlainBlock, account_id: AccountId, key: bytes, k: int) -> SealedBlock:
+    digest = block.hash or hash_block(block.plain)
+    if block.claimed is not None and not hmac.compare_digest(digest, block.claimed):
+        raise HashMismatch
+    return seal_block(block.plain, digest, new_block_id(), account_id, key, k)
+
+
+def _verify_all(coded: Sequence[_Coded], blocks: Sequence[PlainBlock], key: bytes) -> None:
+    for one, block in zip(coded, blocks, strict=True):
+        verify_seal(one.sealed, block.plain, key)
 
 
 def _code_all(sealed: Sequence[SealedBlock], group: Group) -> list[_Coded]:
@@ -200,7 +218,7 @@ def _code(sealed: SealedBlock, group: Group) -> _Coded:
     row = _block_row(sealed, group, k, m)
     metas = tuple(shard_meta(row, group.epoch, index, digest) for index, digest in enumerate(digests))
     slots = tuple(slot_of_shard(group, sealed.block_id, k, index) for index in range(k + m))
-    return _Coded(row, slots, metas, tuple(payloads))
+    return _Coded(sealed, row, slots, metas, tuple(payloads))
 
 
 def _shards(sealed: SealedBlock, code: Code) -> list[memoryview | bytes]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from coordinator.metadata import db, uploads
+from coordinator.metadata import blocks, db, uploads
 from coordinator.metadata.arrays import Bigints, Booleans, Bytes, Ints, Texts, Times
 from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
 from coordinator.metadata.entries import full_path
@@ -21,6 +21,7 @@ from coordinator.metadata.values import (
     FileWrite,
     Head,
     NamespaceId,
+    NewBlock,
     Session,
     Target,
     Written,
@@ -60,6 +61,17 @@ def commit_files(session: Session, writes: Sequence[FileWrite], request_key: str
         results.update(zip(run.at, outcome, strict=True))
         heads[head.namespace_id] = head
     return CommitResults(tuple(results[at] for at in range(len(writes))), tuple(heads.values()))
+
+
+def commit_new(session: Session, write: FileWrite, new_blocks: Sequence[NewBlock]) -> CommitResults:
+    """Record blocks that have just been made durable and commit the file that they make up, in one transaction.
+
+    What refuses the file leaves the blocks recorded: they are kept for the caller as if they had been sent by hash.
+    """
+    target = write.target
+    with db.transaction():
+        blocks.record(target.account_id, target.namespace_id, session.user_id, None, new_blocks)
+        return commit_files(session, [write])
 
 
 def _commit_run(session: Session, run: Run, request_key: str | None) -> tuple[list[Entry | ApiError], Head]:
