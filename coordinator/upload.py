@@ -5,7 +5,8 @@ arrived when a request ends is kept, the unfilled last block as a segment; a req
 after the takeover. Nothing of an upload lives here between requests.
 Does not: parse HTTP (api/upload.py, api/tus.py), commit the version (metadata.commits.commit_upload).
 
-A block is stored while the next ones arrive; they are recorded in order. A segment is what one request left of a block
+A block is stored while the next ones arrive; they are recorded in order, each as soon as it is durable, so that a line
+that stalls before its worker dies has lost nothing of them. A segment is what one request left of a block
 that was not full yet: when the block fills up, its segments are read back, joined and replaced by the whole block.
 """
 
@@ -38,10 +39,15 @@ async def claim_upload(services: Services, session: Session, upload_id: str) -> 
     The upload as it stands then (its offset is where to go on) and the claim's epoch.
     """
     claimed = await services.db.run(uploads.claim, session, upload_id)
-    if claimed.previous_active:
-        services.hub.publish(_topic(upload_id), str(claimed.epoch))
-        await _await_release(services, session, claimed)
-    return await services.db.run(uploads.force, session, upload_id, claimed.epoch), claimed.epoch
+    try:
+        if claimed.previous_active:
+            services.hub.publish(_topic(upload_id), str(claimed.epoch))
+            await _await_release(services, session, claimed)
+        return await services.db.run(uploads.force, session, upload_id, claimed.epoch), claimed.epoch
+    except BaseException:
+        # A newer claim came between the two, and waits for this one.
+        await services.db.run(uploads.release, upload_id, claimed.epoch)
+        raise
 
 
 async def _await_release(services: Services, session: Session, claimed: Claim) -> None:
@@ -64,7 +70,8 @@ class UploadStream:
     """Takes the bytes of one request into one upload. Owned by that request's task.
 
     The block in the making begins at `_base`; `_buffer` holds its bytes from `_start` on, those before are segments.
-    `_storing` are the blocks on their way, in order. With `hold_back` nothing is recorded before `finish`.
+    `_storing` are the blocks on their way, in order: each task waits for the one before it, then records its own.
+    With `hold_back` nothing is recorded before `finish`.
     """
 
     def __init__(
@@ -87,7 +94,7 @@ class UploadStream:
         self._base = upload.offset - upload.offset % BLOCK_BYTES
         self._start = upload.offset
         self._buffer = bytearray()
-        self._storing: deque[asyncio.Task[Part]] = deque()
+        self._storing: deque[asyncio.Task[None]] = deque()
         self._superseded = False
         self._tell = superseded
         self._unsubscribe = services.hub.subscribe(_topic(upload.id), self._taken_over)
@@ -101,13 +108,20 @@ class UploadStream:
     async def feed(self, chunk: bytes) -> None:
         """Take bytes; waits while enough blocks are on their way.
 
-        Raises UploadSuperseded (a newer request waits), SizeMismatch (more than announced), and what storing raises.
+        Raises UploadSuperseded (a newer request waits), SizeMismatch (more than announced), TooLarge, and what storing
+        raises.
         """
         if self._superseded:
             raise UploadSuperseded
-        size = self.upload.size_bytes
-        if size is not None and self.received + len(chunk) > size:
-            raise SizeMismatch(received=self.received + len(chunk), expected=size)
+        size, limit, reached = (
+            self.upload.size_bytes,
+            self._services.config.upload_bytes_max,
+            self.received + len(chunk),
+        )
+        if size is not None and reached > size:
+            raise SizeMismatch(received=reached, expected=size)
+        if reached > limit:
+            raise TooLarge(limit=limit)
         view = memoryview(chunk)
         while view:
             room = self._base + BLOCK_BYTES - self.received
@@ -165,7 +179,8 @@ class UploadStream:
     async def _begin_storing(self, start: int, segments: Sequence[PartRow], rest: bytearray) -> None:
         """Store a block in a task of its own, once there is room for it among all that is on its way in."""
         await self._services.store.incoming.acquire(BLOCK_BYTES)
-        task = asyncio.create_task(self._store(start, segments, rest))
+        before = self._storing[-1] if self._storing else None
+        task = asyncio.create_task(self._store_in_turn(before, start, segments, rest))
         task.add_done_callback(lambda _: self._services.store.incoming.release(BLOCK_BYTES))
         self._storing.append(task)
 
@@ -174,6 +189,19 @@ class UploadStream:
             return ()
         await self._drain(0)
         return await self._services.db.run(uploads.list_parts, self.upload.id, self._base)
+
+    async def _store_in_turn(
+        self, before: asyncio.Task[None] | None, start: int, segments: Sequence[PartRow], rest: bytearray
+    ) -> None:
+        part = await self._store(start, segments, rest)
+        if before is not None:
+            await before  # its failure is this one's too: an offset has no gaps
+        if not self._hold_back:
+            await self._record([part])
+            return
+        self._held.append(part)
+        if len(self._held) > PARTS_HELD_MAX:
+            raise TooLarge(limit=PARTS_HELD_MAX * BLOCK_BYTES)
 
     async def _store(self, start: int, segments: Sequence[PartRow], rest: bytearray) -> Part:
         """One block (or segment) of `segments` and then `rest`, durable and with its row; not yet in the upload."""
@@ -190,16 +218,10 @@ class UploadStream:
         return Part(start, len(plain), row.block_id)
 
     async def _drain(self, left: int) -> None:
-        """Record the oldest blocks, in order, until at most `left` are on their way."""
-        while len(self._storing) > left:
-            part = await self._storing[0]
+        """Wait until at most `left` blocks are on their way."""
+        while self._storing and (len(self._storing) > left or self._storing[0].done()):
+            await self._storing[0]
             self._storing.popleft()
-            if self._hold_back:
-                self._held.append(part)
-                if len(self._held) > PARTS_HELD_MAX:
-                    raise TooLarge(limit=PARTS_HELD_MAX * BLOCK_BYTES)
-            else:
-                await self._record([part])
 
     async def _record(self, parts: Sequence[Part]) -> None:
         appended = await self._services.db.run(uploads.append, self.upload.id, self._epoch, self.offset, parts)

@@ -32,6 +32,8 @@ from coordinator.protocol.errors import (
     TooLarge,
     TusVersion,
     UnsupportedMedia,
+    UploadGone,
+    UploadSuperseded,
 )
 from coordinator.protocol.types import SIZE_BYTES_MAX, VERSION_MAX, Role, UploadBody
 from coordinator.upload import UploadStream, claim_upload
@@ -45,6 +47,7 @@ METADATA_CHARS_MAX: Final = 64 * 1024
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
 _TUS_HEADERS: Final = frozenset({"tus-resumable", "upload-length", "upload-defer-length"})
+_HEAD_ATTEMPTS: Final = 3
 _OVERRIDES: Final = frozenset({"HEAD", "PATCH", "DELETE"})
 _log = logging.getLogger("coordinator.api")
 
@@ -225,7 +228,7 @@ class CreateHandler(TusHandler):
             self.publish([await self.services.db.run(uploads.cancel, self.session, self._upload.id)])
 
     @operation("What this service supports of tus", status=204)
-    def options(self) -> None:
+    def options(self, **_path: str) -> None:
         self._headers["Tus-Version"] = VERSION
         self._headers["Tus-Extension"] = EXTENSIONS
         self._headers["Tus-Max-Size"] = str(self.services.config.upload_bytes_max)
@@ -284,15 +287,17 @@ class UploadAddress(TusHandler):
         size = self.header_number("Upload-Length")
         self.read_checksum()
         self._upload = await self.services.db.run(uploads.get, self.session, upload_id)
-        if self._upload.state is UploadState.COMPLETE:
-            if offset != self._upload.offset or self.content_length:
-                raise OffsetMismatch(expected_offset=self._upload.offset)
-            return
-        # From here on the claim is ours: `end` gives it back, whatever happens.
-        self._upload = await self.open_stream(upload_id)
-        assert self._stream is not None
-        if offset != self._upload.offset:
+        # Offsets only grow: what is behind already must not end the request that is at work.
+        if self._upload.state is UploadState.PENDING and offset >= self._upload.offset:
+            try:
+                # From here on the claim is ours: `end` gives it back, whatever happens.
+                self._upload = await self.open_stream(upload_id)
+            except UploadGone:  # or the request before this one has completed it just now
+                self._upload = await self.services.db.run(uploads.get, self.session, upload_id)
+        if offset != self._upload.offset or (self._stream is None and self.content_length):
             raise OffsetMismatch(expected_offset=self._upload.offset)
+        if self._stream is None:
+            return  # complete, and nothing more is sent
         if size is not None:
             self._upload = await self.services.db.run(uploads.set_size, self.session, upload_id, size)
             self._stream.upload = self._upload
@@ -301,14 +306,15 @@ class UploadAddress(TusHandler):
     @operation("Where the upload continues: Upload-Offset")
     async def head(self, upload: str) -> None:
         found = await self.services.db.run(uploads.get, self.session, upload)
-        if found.state is UploadState.PENDING and (found.active_epoch is not None or found.offset == found.size_bytes):
+        for _ in range(_HEAD_ATTEMPTS):
+            if found.state is not UploadState.PENDING:
+                break
+            if found.active_epoch is None and found.offset != found.size_bytes:
+                break
             # Somebody still sends: end that request first, so that the offset told is the one to go on from. Or all has
             # arrived, and who brought the last byte died before it could commit: a client that is told this offset
             # sends nothing more and takes the file for stored.
-            await self.open_stream(upload)
-            assert self._stream is not None
-            self._keep = False
-            await self._settle(self._stream)
+            await self._take_stock(upload)
             found = await self.services.db.run(uploads.get, self.session, upload)
         self._headers["Upload-Offset"] = str(found.offset)
         if found.size_bytes is None:
@@ -319,6 +325,18 @@ class UploadAddress(TusHandler):
             self._headers["Upload-Metadata"] = found.client_metadata
         self._headers["Upload-Expires"] = expiry_header(found)
         self.finish()
+
+    async def _take_stock(self, upload_id: str) -> None:
+        """Have everything stored that has arrived, and the version committed when that is all."""
+        try:
+            await self.open_stream(upload_id)
+            assert self._stream is not None
+            await self._settle(self._stream)
+        except (UploadGone, UploadSuperseded):
+            pass  # completed meanwhile, or a request that set out earlier came in later; clients give up on an error
+        finally:
+            self._keep = False
+            await super().end()
 
     @operation("Append bytes at Upload-Offset", status=204)
     async def patch(self, upload: str) -> None:
