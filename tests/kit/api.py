@@ -63,7 +63,7 @@ def check_refused(answer: Answer, status: int, code: str) -> dict[str, Any]:
 
 def check_sentence(message: str) -> None:
     """One or more plain sentences: no names of classes, no dumps."""
-    assert message[0].isupper(), message
+    assert message[0].isupper() or message[0].isdigit(), message
     assert message[-1] in ".)", message
     assert "\n" not in message, message
     for technical in ("Error", "Exception", "Traceback", "None", "object at", "psycopg", "msgspec", "SQL"):
@@ -255,6 +255,10 @@ class Line:
     def ask(self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Answer:
         self.send(method, target, headers, body)
         return self.answer()
+
+    def hang_up(self) -> None:
+        """Send nothing more, in the midst of a request; what was sent arrives before the end does."""
+        self.socket.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """Break the connection without a farewell, as a lost line does: the server sees a reset."""

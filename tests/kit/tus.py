@@ -6,7 +6,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from tests.kit.api import BASE, User
+from tests.kit.api import BASE, Line, User, connect_database
 from tests.kit.cluster import Answer
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -69,3 +69,31 @@ class Upload:
 
     def cancel(self) -> Answer:
         return self.user.call("DELETE", self.address, headers=TUS)
+
+    # --- over a bare line
+
+    def begin_patch(self, line: Line, offset: int, size: int) -> None:
+        """The head of a PATCH; its body of `size` bytes is to be fed."""
+        headers = OCTETS | {"Upload-Offset": str(offset), "Content-Length": str(size)}
+        line.begin("PATCH", BASE + self.address, headers)
+
+    def offset_over(self, line: Line) -> int:
+        """Where it continues, asked over this line."""
+        answer = line.ask("HEAD", BASE + self.address, TUS)
+        assert answer.status in (200, 204), answer
+        return int(answer.headers["Upload-Offset"])
+
+    # --- behind the service's back: asking the service would end the request that is at work
+
+    def recorded(self) -> int:
+        """The offset in the database."""
+        return self._count("SELECT offset_bytes FROM upload WHERE id = %s")
+
+    def count_parts(self) -> int:
+        """How many pieces are kept for it."""
+        return self._count("SELECT count(*) FROM upload_block WHERE upload_id = %s")
+
+    def _count(self, query: str) -> int:
+        with connect_database(self.user.appliance) as db:
+            [(count,)] = db.execute(query, [self.address.rpartition("/")[2]]).fetchall()
+        return int(count)
