@@ -41,6 +41,7 @@ def test_first_start_describes_what_runs(folder: Path) -> None:
         for node in appliance.processes("node"):
             assert [disk.is_dir() for disk in node.disks] == [True]
             assert node.site == "site1"
+        wait_until(lambda: "Ctrl-C stops everything." in appliance.console.read_text(), what="the last line for people")
         console = appliance.console.read_text()
         assert told["url"] in console
         assert told["admin"]["email"] in console
