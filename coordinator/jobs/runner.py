@@ -16,13 +16,14 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from coordinator.metadata import leases
 from coordinator.metadata.db import Door
 from coordinator.metadata.values import Lease, Swept
 from coordinator.protocol.errors import NotFound, Unavailable
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 LEASE_S: Final = 30.0
@@ -103,12 +104,23 @@ class Runner:
 
     async def _run_due(self, job: Job) -> Ran | None:
         try:
-            lease = await self._db.run(leases.acquire, job.name, self._holder, LEASE_S, job.period_s)
+            lease = await self._acquire(job)
             return await self._work(job, lease) if lease is not None else None
         except Exception:  # noqa: BLE001
             # Whatever a job stumbles over, the runner and its other jobs go on; the log is where it is seen.
             _log.exception("job.failed", extra={"job": job.name})
             return None
+
+    async def _acquire(self, job: Job) -> Lease | None:
+        """The lease of a job that is due. One that arrives after the runner was told to stop is given back at once."""
+        asked = asyncio.ensure_future(self._db.run(leases.acquire, job.name, self._holder, LEASE_S, job.period_s))
+        try:
+            return await _to_the_end(asked)
+        except asyncio.CancelledError:
+            if asked.exception() is None and (lease := asked.result()) is not None:
+                with contextlib.suppress(Unavailable):
+                    await self._db.run(leases.release, lease)
+            raise
 
     async def _work(self, job: Job, lease: Lease) -> Ran:
         """One run under its lease, from mark to mark."""
@@ -161,11 +173,20 @@ class Runner:
     async def _finish(self, lease: Lease, outcome: str) -> None:
         """Note the outcome and give the lease back; where that fails the lease ends by itself."""
         with contextlib.suppress(Unavailable, leases.LeaseLost):
-            await asyncio.shield(self._mark_and_release(lease, outcome))
+            await _to_the_end(asyncio.ensure_future(self._mark_and_release(lease, outcome)))
 
     async def _mark_and_release(self, lease: Lease, outcome: str) -> None:
         await self._db.run(leases.mark_finished, lease, outcome)
         await self._db.run(leases.release, lease)
+
+
+async def _to_the_end(task: asyncio.Future[_T]) -> _T:
+    """The task's result; a cancellation meanwhile waits for the task and is raised then."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def describe(swept: Swept) -> str:
