@@ -61,16 +61,28 @@ class Claim:
 
 
 def format_disk(path: Path, identity: Identity) -> None:
-    """Make the empty directory `path` a disk. Raises DiskForeign when it is missing or holds anything, and OSError."""
+    """Make the empty directory `path` a disk. Raises DiskForeign when it is missing or holds anything, and OSError.
+
+    What an earlier call that was cut short has left there counts as nothing.
+    """
     if not path.is_dir():
         raise DiskForeign(f"{path} is not a directory; make it, or mount the disk, first")
-    if found := sorted(set(os.listdir(path)) - _HARMLESS):
+    if found := sorted(name for name in os.listdir(path) if name not in _HARMLESS and not _is_unfinished(path / name)):
         raise DiskForeign(f"{path} is not empty (it holds {found[0]}); a disk is only ever made in an empty directory")
-    (path / VOLUMES_FOLDER).mkdir(mode=0o750)
+    (path / VOLUMES_FOLDER).mkdir(mode=0o750, exist_ok=True)
     (path / LOCK_FILE).touch(mode=0o640)
     sync_directory(path)
     # The identity comes last: without it the directory is not taken for a disk.
     write_file_durably(path / IDENTITY_FILE, _encode(identity), mode=0o640)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether `format_disk` makes such a thing before the identity, and it is still as it was made."""
+    if path.name == VOLUMES_FOLDER:
+        return path.is_dir() and not any(path.iterdir())
+    if path.name == LOCK_FILE:
+        return path.is_file() and path.stat().st_size == 0
+    return path.name.startswith(f".{IDENTITY_FILE}.") and path.name.endswith(".tmp")
 
 
 def is_formatted_as(path: Path, identity: Identity) -> bool:

@@ -86,3 +86,24 @@ def test_formatting_again_is_recognised(tmp_path: Path) -> None:
     assert not is_formatted_as(tmp_path, IDENTITY)
     with pytest.raises(DiskForeign):
         is_formatted_as(disk, Identity(cluster_id="other", node="node1", disk_id="a" * 32))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_formatting_that_was_cut_short_is_completed(tmp_path: Path, steps: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "volumes").mkdir()
+    if steps > 1:
+        (disk / "lock").touch()
+    if steps > 2:
+        (disk / ".identity.json.123.tmp").write_bytes(b'{"ident')
+    format_disk(disk, IDENTITY)
+    claim_disk(disk, "cluster", "node1", "a" * 32).release()
+
+
+def test_a_used_disk_whose_identity_is_gone_is_not_formatted(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "disk")
+    (disk / "volumes" / "0000000001.volume").write_bytes(b"shards")
+    (disk / "identity.json").unlink()
+    with pytest.raises(DiskForeign, match="holds volumes"):
+        format_disk(disk, IDENTITY)
