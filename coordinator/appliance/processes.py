@@ -17,8 +17,8 @@ import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -60,7 +60,6 @@ class Program:
     death_signal: signal.Signals = signal.SIGTERM  # sent by the kernel when the supervisor dies
     account: Account | None = None
     descriptors: Sequence[int] = ()  # inherited under the same numbers
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def spawn(program: Program, *, pid_file: Path, output: int) -> subprocess.Popen[bytes]:
@@ -85,7 +84,7 @@ def spawn(program: Program, *, pid_file: Path, output: int) -> subprocess.Popen[
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        env={**_child_environment(), **program.environment},
+        env=_child_environment(),
         pass_fds=program.descriptors,
         start_new_session=True,
         preexec_fn=become_child,  # noqa: PLW1509 - unsafe beside threads; the supervisor has none

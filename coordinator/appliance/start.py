@@ -4,9 +4,9 @@ Every step can be cut short at any instant and is completed by the next run on t
 before anything is made from it, each thing made is either whole or absent, and what an earlier supervisor left running
 is stopped first. The steps that do not need one another run side by side:
 
-    keys ─┬─> nodes' disks formatted (first start only) ─> nodes ──┐
-          └───────────────┐                                        ├─> ready
-    initdb ─> PostgreSQL ─┴─> database ─> workers ─────────────────┘
+    keys ─┬─> nodes' disks formatted (first start only) ─> nodes ─┐
+          └───────────────┐                                       ├─> workers ─> ready
+    initdb ─> PostgreSQL ─┴─> database ───────────────────────────┘
 
 Does not: stop what it started (run.py, through the supervisor).
 """
@@ -115,10 +115,12 @@ class Start:
             server = steps.create_task(self._start_postgres())
             await self._supervisor.run_once(setup_program("keys", paths), timeout_s=_SETUP_TIMEOUT_S)
             self._write_configs()
-            steps.create_task(self._start_nodes())
+            nodes = steps.create_task(self._start_nodes())
             await server
             database = setup_program("database", paths, "--conninfo", self._postgres.conninfo)
             await self._supervisor.run_once(database, timeout_s=_SETUP_TIMEOUT_S)
+            # Before anything is acknowledged the layout has to say that the disks are made.
+            await nodes
             for worker in self._layout.workers:
                 self._supervisor.keep(worker_program(worker, paths, self._listener.fileno()))
         await self._wait_until_ready()
