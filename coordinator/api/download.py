@@ -20,7 +20,7 @@ from coordinator.api.files import FileHandler
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import files
 from coordinator.metadata.values import BlockRow, Recipe
-from coordinator.protocol.errors import RangeNotSatisfiable
+from coordinator.protocol.errors import ApiError, RangeNotSatisfiable
 from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
 from coordinator.protocol.types import VERSION_MAX, Role
 
@@ -29,7 +29,7 @@ RECIPE_ROWS: Final = 64
 # A client that takes less than a block in this time is gone or attacks us; the memory is needed for others.
 STALL_S: Final = 120.0
 
-_RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,10 @@ class DownloadHandler(FileHandler):
         self.set_status(304)
         self._headers["ETag"] = _etag(recipe)
         return True
+
+    def add_error_headers(self, error: ApiError) -> None:
+        if isinstance(error, RangeNotSatisfiable):
+            self._headers["Content-Range"] = f"bytes */{error.facts['size']}"
 
     def _describe(self, recipe: Recipe, asked: ByteRange | None) -> None:
         size = recipe.version.size_bytes
