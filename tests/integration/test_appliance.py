@@ -217,13 +217,15 @@ def test_other_signals_stop_it_as_cleanly(folder: Path, number: signal.Signals) 
         pass
 
 
-def test_a_first_start_killed_at_any_moment_is_completed_by_the_next(folder: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", [8, pytest.param(80, marks=pytest.mark.deep)])
+def test_a_first_start_killed_at_any_moment_is_completed_by_the_next(folder: Path, kills: int) -> None:
     rng = make_random("first start killed")
     appliance = Appliance(folder / "data", *SMALL)
-    for _ in range(8):
+    for _ in range(kills):
         process = appliance.spawn()
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0.2, 3.0))
+            process.wait(rng.uniform(0.1, 3.0))
         process.kill()
         process.wait(10)
     with appliance:
