@@ -294,7 +294,7 @@ class ApiHandler(RequestHandler):
             raise error
 
         # Instance attributes stand before the class's methods: tornado goes on as if nothing had happened.
-        self.data_received = discard  # type: ignore[method-assign, assignment]
+        self.data_received = discard  # type: ignore[method-assign, assignment]  # for this request only
         setattr(self, (self.request.method or "get").lower(), refuse)
         return True
 

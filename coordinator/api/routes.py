@@ -50,7 +50,7 @@ def operation(
     """Describe a handler's method for openapi.py."""
 
     def describe(method: _F) -> _F:
-        method.operation = Operation(summary, body, answer, status, query or {})  # type: ignore[attr-defined]
+        method.operation = Operation(summary, body, answer, status, query or {})  # type: ignore[attr-defined]  # read back by openapi.py
         return method
 
     return describe
