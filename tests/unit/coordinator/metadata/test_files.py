@@ -103,14 +103,14 @@ def test_mounted_trees_stand_among_the_entries(anna: Person, ben: Person) -> Non
 
 
 def test_a_mount_below_a_folder_shows_there_and_hides_what_has_its_name(anna: Person, ben: Person) -> None:
-    anna.put("/Work/Plans/own", "x")
+    anna.put("/Office/Plans/own", "x")
     team = accounts.add_namespace(ben.user.account_id, "Plans of ben")
     accounts.add_member(team, anna.user.id, Role.EDITOR, "/office/Plans")
     anna.refresh()
-    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Work"), 10).entries] == ["/Work/Plans"]
-    assert files.list_folder(anna.session, anna.at("/Work/Plans"), 10).entries == ()
-    anna.put("/Work/Plans/new", "y")
-    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Work/Plans"), 10).entries] == [
+    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Office"), 10).entries] == ["/Office/Plans"]
+    assert files.list_folder(anna.session, anna.at("/Office/Plans"), 10).entries == ()
+    anna.put("/Office/Plans/new", "y")
+    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Office/Plans"), 10).entries] == [
         "/office/Plans/new"
     ]
 
