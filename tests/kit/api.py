@@ -256,6 +256,10 @@ class Line:
         self.send(method, target, headers, body)
         return self.answer()
 
+    def post(self, path: str, document: object) -> Answer:
+        """A JSON call below /api/v1."""
+        return self.ask("POST", BASE + path, {"Content-Type": "application/json"}, as_json(document))
+
     def hang_up(self) -> None:
         """Send nothing more, in the midst of a request; what was sent arrives before the end does."""
         self.socket.shutdown(socket.SHUT_WR)
