@@ -107,7 +107,9 @@ def test_a_mount_below_a_folder_shows_there_and_hides_what_has_its_name(anna: Pe
     team = accounts.add_namespace(ben.user.account_id, "Plans of ben")
     accounts.add_member(team, anna.user.id, Role.EDITOR, "/office/Plans")
     anna.refresh()
-    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Office"), 10).entries] == ["/Office/Plans"]
+    assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Office"), 10).entries] == [
+        "/Office/Plans"
+    ]
     assert files.list_folder(anna.session, anna.at("/Office/Plans"), 10).entries == ()
     anna.put("/Office/Plans/new", "y")
     assert [entry.path for entry in files.list_folder(anna.session, anna.at("/Office/Plans"), 10).entries] == [
