@@ -8,9 +8,6 @@ Source: tus resumable upload protocol 1.0.0.
 
 from __future__ import annotations
 
-import base64
-import email.utils
-import hashlib
 import hmac
 import logging
 import re
@@ -20,6 +17,14 @@ from coordinator.access import resolve
 from coordinator.api.base import JSON_BODY_BYTES_MAX
 from coordinator.api.files import FileHandler, as_utc, parse_time
 from coordinator.api.routes import RouteSpec, operation
+from coordinator.api.tus_headers import (
+    ALGORITHMS,
+    check_fits,
+    expiry_header,
+    parse_checksum,
+    parse_metadata,
+    parse_number,
+)
 from coordinator.metadata import commits, uploads
 from coordinator.metadata.values import Upload, UploadState
 from coordinator.protocol.errors import (
@@ -40,11 +45,8 @@ from coordinator.upload import UploadStream, claim_upload
 
 VERSION: Final = "1.0.0"
 EXTENSIONS: Final = "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination"
-ALGORITHMS: Final = ("sha1", "sha256", "md5")
 OFFSET_MEDIA: Final = "application/offset+octet-stream"
-METADATA_CHARS_MAX: Final = 64 * 1024
 
-_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
 _TUS_HEADERS: Final = frozenset({"tus-resumable", "upload-length", "upload-defer-length"})
 _HEAD_ATTEMPTS: Final = 3
@@ -85,16 +87,12 @@ class TusHandler(FileHandler):
             raise TusVersion
 
     def header_number(self, name: str) -> int | None:
-        text = self.request.headers.get(name)
-        if text is None:
-            return None
-        if not _NUMBER.fullmatch(text):
-            raise BadRequest(reason=f"the header {name} must be a number")
-        return int(text)
+        """The header as a number; None when absent. Raises BadRequest."""
+        return parse_number(self.request.headers.get(name), name)
 
     def read_checksum(self) -> None:
         """What the body must come to. To be called before a claim, since it raises BadRequest."""
-        self._checksum = _parse_checksum(self.request.headers.get("Upload-Checksum"))
+        self._checksum = parse_checksum(self.request.headers.get("Upload-Checksum"))
         self._keep = self._checksum is None
 
     async def open_stream(self, upload_id: str) -> Upload:
@@ -180,7 +178,7 @@ class CreateHandler(TusHandler):
         body = UploadBody(
             path=path if path.startswith("/") else "/" + path,
             size=size,
-            base_version=_optional_number(told.get("base_version")),
+            base_version=parse_number(told.get("base_version"), "base_version", VERSION_MAX),
             mtime=parse_time(told.get("mtime")),
             executable=told.get("executable") == "true",
         )
@@ -278,6 +276,13 @@ class UploadAddress(TusHandler):
         if self.request.method == "PATCH":
             await self._begin_patch(upload_id)
 
+    async def _get(self, upload_id: str) -> Upload:
+        """Raises NotFound also for a version whose blocks are sent by hash: it can be cancelled here, but not sent."""
+        upload = await self.services.db.run(uploads.get, self.session, upload_id)
+        if not upload.streamed:
+            raise NotFound(what="upload")
+        return upload
+
     async def _begin_patch(self, upload_id: str) -> None:
         if self.request.headers.get("Content-Type") != OFFSET_MEDIA:
             raise UnsupportedMedia(expected=OFFSET_MEDIA)
@@ -286,7 +291,7 @@ class UploadAddress(TusHandler):
             raise BadRequest(reason="a PATCH needs Upload-Offset")
         size = self.header_number("Upload-Length")
         self.read_checksum()
-        self._upload = await self.services.db.run(uploads.get, self.session, upload_id)
+        self._upload = await self._get(upload_id)
         # Offsets only grow: what is behind already must not end the request that is at work.
         if self._upload.state is UploadState.PENDING and offset >= self._upload.offset:
             try:
@@ -305,7 +310,7 @@ class UploadAddress(TusHandler):
 
     @operation("Where the upload continues: Upload-Offset")
     async def head(self, upload: str) -> None:
-        found = await self.services.db.run(uploads.get, self.session, upload)
+        found = await self._get(upload)
         for _ in range(_HEAD_ATTEMPTS):
             if found.state is not UploadState.PENDING:
                 break
@@ -351,56 +356,6 @@ class UploadAddress(TusHandler):
     async def delete(self, upload: str) -> None:
         self.publish([await self.services.db.run(uploads.cancel, self.session, upload)])
         self.answer_nothing()
-
-
-def parse_metadata(text: str) -> dict[str, str]:
-    """The pairs of an Upload-Metadata header: "key base64,key base64"; a value may be absent. Raises BadRequest."""
-    if len(text) > METADATA_CHARS_MAX:
-        raise BadRequest(reason="Upload-Metadata is too long")
-    found: dict[str, str] = {}
-    for pair in filter(None, (pair.strip() for pair in text.split(","))):
-        key, _, value = pair.partition(" ")
-        try:
-            decoded = base64.b64decode(value.strip(), validate=True).decode()
-        except ValueError:  # not base64, not ASCII, or not UTF-8
-            raise BadRequest(reason="Upload-Metadata holds a value that is not UTF-8 in base64") from None
-        if key in found:
-            raise BadRequest(reason="Upload-Metadata holds a key twice")
-        found[key] = decoded
-    return found
-
-
-def check_fits(end: int | None, size: int | None) -> None:
-    """Raises SizeMismatch when a body reaches beyond the upload's announced size."""
-    if end is not None and size is not None and end > size:
-        raise SizeMismatch(received=end, expected=size)
-
-
-def expiry_header(upload: Upload) -> str:
-    return email.utils.format_datetime(upload.expires_at, usegmt=True)
-
-
-def _parse_checksum(header: str | None) -> tuple[Any, bytes] | None:
-    """A running hash and what it must come to."""
-    if header is None:
-        return None
-    algorithm, _, value = header.partition(" ")
-    try:
-        expected = base64.b64decode(value, validate=True)
-    except ValueError:
-        raise BadRequest(reason="Upload-Checksum is not base64") from None
-    if algorithm not in ALGORITHMS:
-        raise BadRequest(reason=f"the checksum algorithm is none of {', '.join(ALGORITHMS)}")
-    # The client's choice guards its own transfer; what is stored is named by SHA-256.
-    return hashlib.new(algorithm, usedforsecurity=False), expected
-
-
-def _optional_number(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not _NUMBER.fullmatch(text) or int(text) > VERSION_MAX:
-        raise BadRequest(reason="base_version is not a version number")
-    return int(text)
 
 
 ROUTES: Final = (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.api.tus import check_fits, parse_metadata
+from coordinator.api.tus_headers import check_fits, parse_metadata
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=1, max_size=20)
