@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import random
-import re
 import statistics
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import urllib3
 
 from coordinator.protocol.hashing import BLOCK_BYTES
-from tests.kit.api import BASE, PASSWORD, Line, User, digest, entry
+from tests.kit.api import BASE, PASSWORD, Line, User, digest, entry, read_metric
 from tests.kit.cluster import Appliance, CliResult, wait_until
 from tests.kit.proxy import TcpProxy
 
@@ -162,7 +159,11 @@ def test_another_device_learns_of_an_announcement_and_then_of_its_file_at_once(
                 ("/files/commit", "put", "complete", complete_lags),
             ):
                 poller = Poller(waiting, cursor)
-                wait_until(lambda: count_waiting(user.appliance, reader) > 0, what="the long poll", every_s=0.01)
+                wait_until(
+                    lambda: read_metric(user.appliance, reader, "holdfast_longpolls") > 0,
+                    what="the long poll",
+                    every_s=0.01,
+                )
                 lags.append(poller.lag_after(partial(write, writing, call, path, data)))
                 cursor, [change] = latest(other, cursor)
                 assert (change["op"], change["path"]) == (op, path)
@@ -180,14 +181,6 @@ def write(line: Line, call: str, path: str, data: bytes) -> None:
     assert answer.status == 200, answer
     [result] = answer.document["results"]
     assert not result.get("error"), result
-
-
-def count_waiting(appliance: Appliance, worker: str) -> int:
-    """How many long polls this worker holds."""
-    config = tomllib.loads((appliance.folder / "config" / f"{worker}.toml").read_text())
-    metrics = urllib3.request("GET", f"http://{config['metrics_listen']}/metrics").data.decode()
-    [found] = re.findall(r"^holdfast_longpolls(?:\{[^}]*\})? (\S+)$", metrics, re.MULTILINE)
-    return int(float(found))
 
 
 def test_a_plain_upload_wakes_the_other_device_twice(user: User) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
-import tomllib
 from collections.abc import Sequence
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from coordinator.metadata import uploads
 from coordinator.metadata.db import Door
 from coordinator.protocol.hashing import BLOCK_BYTES
-from tests.kit.api import BASE, User, check_refused, connect_database
+from tests.kit.api import BASE, User, check_refused, connect_database, read_config
 from tests.kit.cluster import Appliance, wait_until
 from tests.kit.faults import make_random
 from tests.kit.tus import OCTETS, Upload
@@ -104,7 +104,9 @@ def test_an_upload_that_breaks_again_and_again_is_completed(user: User) -> None:
     while offset < SIZE:
         with user.line() as line:
             upload.begin_patch(line, offset, SIZE - offset)
-            line.feed(DATA[offset : offset + rng.randint(1, 2_500_000)])
+            # The line before, whose request came in late, may end this one: it counts as newer then.
+            with contextlib.suppress(OSError):
+                line.feed(DATA[offset : offset + rng.randint(1, 2_500_000)])
             line.cut()
         breaks += 1
         reached = upload.offset
@@ -238,8 +240,7 @@ def test_an_upload_that_nobody_continues_expires_and_returns_its_room(user: User
 
 async def _expire(appliance: Appliance) -> None:
     """What the workers' job does every minute."""
-    config = tomllib.loads((appliance.folder / "config" / "worker1.toml").read_text())
-    door = Door(config["database"], 1)
+    door = Door(read_config(appliance)["database"], 1)
     try:
         await door.run(uploads.expire)
     finally:

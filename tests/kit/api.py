@@ -10,6 +10,7 @@ import base64
 import contextlib
 import http.client
 import json
+import re
 import secrets
 import socket
 import ssl
@@ -23,6 +24,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 import psutil
 import psycopg
+import urllib3
 
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.cluster import Answer, Appliance, Session, wait_until
@@ -33,8 +35,7 @@ PASSWORD = "correct horse battery"
 
 def connect_database(appliance: Appliance) -> psycopg.Connection[Any]:
     """A connection of the test's own to the appliance's metadata; close it (`with`)."""
-    config = tomllib.loads((appliance.folder / "config" / "worker1.toml").read_text())
-    return psycopg.connect(config["database"], autocommit=True)
+    return psycopg.connect(read_config(appliance)["database"], autocommit=True)
 
 
 def cut(data: bytes) -> list[bytes]:
@@ -88,6 +89,7 @@ class User:
         self.appliance = appliance
         self.email = email
         self.session = session
+        self.ports: set[int] = set()  # of this side of every bare connection
         self.id: int = self.get("/auth/whoami")["user_id"]
 
     def call(self, method: str, path: str, /, **more: Any) -> Answer:
@@ -168,13 +170,21 @@ class User:
 
     @contextlib.contextmanager
     def unchanged(self, *, at_last: bool = False) -> Iterator[None]:
-        """What happens inside leaves nothing behind; `at_last`: only after a moment (a connection that broke)."""
+        """What happens inside leaves nothing behind; `at_last`: only when the service has noticed that a line broke."""
         before = self.state()
         yield
         if at_last:
-            wait_until(lambda: self.state() == before, timeout_s=15, what=f"the return to {before}")
-        else:
-            assert self.state() == before
+            wait_until(self._is_over, timeout_s=15, what="the end of all requests")
+        after = self.state()
+        assert after == before, f"{after} instead of {before}"
+
+    def _is_over(self) -> bool:
+        """Whether no worker holds a bare connection of this user any more, or works on any request."""
+        workers = self.appliance.processes("coordinator")
+        if any(self.ports & _peer_ports(worker.pid) for worker in workers):
+            return False
+        # The question itself is a running request.
+        return all(read_metric(self.appliance, worker.name, "holdfast_requests_running") <= 1 for worker in workers)
 
     # --- raw connections
 
@@ -201,6 +211,7 @@ class Line:
         context = ssl.create_default_context(cafile=user.appliance.description["ca_file"])
         self._http = http.client.HTTPSConnection(url.hostname or "", port or url.port, timeout=30, context=context)
         self._http.connect()
+        user.ports.add(self.socket.getsockname()[1])
 
     def __enter__(self) -> Line:
         return self
@@ -222,8 +233,7 @@ class Line:
         assert self.answer().status == 200
         port = self.socket.getsockname()[1]
         for process in self._user.appliance.processes("coordinator"):
-            connections = psutil.Process(process.pid).net_connections("tcp")
-            if any(one.raddr and one.raddr.port == port for one in connections):
+            if port in _peer_ports(process.pid):
                 return process.name
         raise AssertionError("no worker holds this connection")
 
@@ -283,6 +293,23 @@ class Line:
         except OSError:
             pass
         return True
+
+
+def _peer_ports(pid: int) -> set[int]:
+    """The other side's ports of a process's connections."""
+    return {one.raddr.port for one in psutil.Process(pid).net_connections("tcp") if one.raddr}
+
+
+def read_config(appliance: Appliance, worker: str = "worker1") -> dict[str, Any]:
+    return tomllib.loads((appliance.folder / "config" / f"{worker}.toml").read_text())
+
+
+def read_metric(appliance: Appliance, worker: str, name: str) -> float:
+    """A metric of one worker that has one value there."""
+    address = read_config(appliance, worker)["metrics_listen"]
+    metrics = urllib3.request("GET", f"http://{address}/metrics", retries=False).data.decode()
+    [found] = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", metrics, re.MULTILINE)
+    return float(found)
 
 
 def target(path: str, /, **query: object) -> str:
