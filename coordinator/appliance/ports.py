@@ -35,7 +35,8 @@ def open_public_socket(bind: str, port: int) -> socket.socket:
 def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
     """`count` loopback ports that nobody listens on, from below the range that outgoing connections take theirs from.
 
-    A port of that range could be taken by any connection during the moment in which a killed node is down.
+    A port of that range could be taken by any connection during the moment in which a killed node is down. The ports
+    are claimed: no other appliance of this machine gets or keeps them while this process lives.
     """
     candidates = list(range(_FIRST_PORT, _outgoing_ports_begin()))
     random.shuffle(candidates)
@@ -43,14 +44,35 @@ def free_ports(count: int, avoid: Collection[int] = ()) -> list[int]:
     for port in candidates:
         if len(found) == count:
             break
-        if port not in avoid and not is_taken(port):
+        if port not in avoid and _claim(port):
             found.append(port)
     return found
 
 
 def taken_ports(ports: Iterable[int]) -> list[int]:
-    """Those loopback ports among `ports` that cannot be listened on now."""
-    return [port for port in ports if is_taken(port)]
+    """Those loopback ports among `ports` that cannot be had now; the others are claimed."""
+    return [port for port in ports if not _claim(port)]
+
+
+# Between choosing a port and a child's listening on it lies a second in which another appliance could choose it too.
+# A name in the abstract socket namespace belongs to one process, and is free again when that has ended, however.
+_claims: Final[dict[int, socket.socket]] = {}
+
+
+def _claim(port: int) -> bool:
+    """Make the port ours among the appliances of this machine; False when another has it or somebody listens on it."""
+    if port not in _claims:
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0holdfast-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        _claims[port] = claim
+    if is_taken(port):
+        _claims.pop(port).close()
+        return False
+    return True
 
 
 def is_taken(port: int) -> bool:
