@@ -98,11 +98,9 @@ class Running:
 
     def close_stalled(self, idle_s: float) -> None:
         """Close the connections of requests whose body has brought no byte for `idle_s` seconds."""
-        now = time.monotonic()
         for handler in self._handlers:
-            waits_for_body = handler.request._body_future is not None and not handler.request._body_future.done()
-            if waits_for_body and now - handler.waits_since > idle_s:
-                handler.connection.close()
+            if handler.stalled_s > idle_s:
+                handler.give_up()
 
 
 @stream_request_body
@@ -205,6 +203,16 @@ class ApiHandler(RequestHandler):
             return address
         hops = self.request.headers.get("X-Forwarded-For", "").split(",")
         return next((hop.strip() for hop in reversed(hops) if hop.strip() and hop.strip() not in trusted), address)
+
+    @property
+    def stalled_s(self) -> float:
+        """For how many seconds the client has owed us the next byte of the body; 0 while it does not."""
+        body = self.request._body_future
+        return 0.0 if body is None or body.done() else max(0.0, time.monotonic() - self.waits_since)
+
+    def give_up(self) -> None:
+        """Wait no longer for the rest of the body."""
+        self.connection.close()
 
     @property
     def connection(self) -> HTTP1Connection:

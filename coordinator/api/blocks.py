@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import ClassVar, Final
 
 from coordinator.access import resolve
+from coordinator.api.arrivals import hold_room
 from coordinator.api.base import ApiHandler
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
@@ -56,9 +57,7 @@ class _BlockReceiver(ApiHandler):
         # Made at its full size: growing with every chunk would copy it, and scatter the heap, several times over.
         self._plain = bytearray(size or 0)
         self._filled = 0
-        await self._held.enter_async_context(
-            self.services.store.incoming.hold(size if size is not None else self.body_bytes_max)
-        )
+        await hold_room(self, self._held, size if size is not None else self.body_bytes_max)
 
     async def receive(self, chunk: bytes) -> None:
         end = self._filled + len(chunk)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from coordinator.access import resolve
+from coordinator.api.arrivals import hold_room
 from coordinator.api.files import parse_time
 from coordinator.api.render import metadata_body
 from coordinator.api.routes import RouteSpec, operation
@@ -53,7 +54,7 @@ class UploadHandler(CreateHandler):
         if size is None or size > BLOCK_BYTES:
             await self._announce(size)
         else:
-            await self._held.enter_async_context(self.services.store.incoming.hold(size))
+            await hold_room(self, self._held, size)
             self._plain = bytearray(size)
             self._filled = 0
 

@@ -174,11 +174,11 @@ class User:
         before = self.state()
         yield
         if at_last:
-            wait_until(self._is_over, timeout_s=15, what="the end of all requests")
+            wait_until(self.is_idle, timeout_s=15, what="the end of all requests")
         after = self.state()
         assert after == before, f"{after} instead of {before}"
 
-    def _is_over(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no worker holds a bare connection of this user any more, or works on any request."""
         workers = self.appliance.processes("coordinator")
         if any(self.ports & _peer_ports(worker.pid) for worker in workers):

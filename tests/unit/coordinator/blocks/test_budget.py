@@ -70,3 +70,35 @@ def test_a_cancelled_waiter_holds_nothing_and_lets_the_next_in() -> None:
         assert budget.held == 0
 
     asyncio.run(run())
+
+
+class Sender:
+    """A holder whose client has been silent for `stalled_s`."""
+
+    def __init__(self, stalled_s: float) -> None:
+        self.stalled_s = stalled_s
+        self.gave_up = asyncio.Event()
+
+    def give_up(self) -> None:
+        self.gave_up.set()
+
+
+def test_who_is_silent_leaves_when_others_wait_and_not_before() -> None:
+    async def hold(budget: ByteBudget, sender: Sender) -> None:
+        async with budget.hold(5, sender):
+            await sender.gave_up.wait()
+
+    async def run() -> None:
+        budget = ByteBudget(10, patience_s=5.0, check_s=0.001)
+        silent, busy = Sender(6.0), Sender(4.0)
+        tasks = [asyncio.create_task(hold(budget, sender)) for sender in (silent, busy)]
+        await asyncio.sleep(0.01)
+        assert not silent.gave_up.is_set(), "nobody waits"
+        async with asyncio.timeout(5), budget.hold(5):
+            assert silent.gave_up.is_set()
+            assert not busy.gave_up.is_set()
+        busy.give_up()
+        await asyncio.gather(*tasks)
+        assert budget.held == 0
+
+    asyncio.run(run())
