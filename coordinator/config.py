@@ -41,7 +41,7 @@ class CoordinatorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     database_queue_max: Count = 2048  # transactions that may wait; a restart makes every client ask at once
     cpu_threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: as many as there are cores
     cpu_queue_max: Count = 1024
-    blocks_in_flight_bytes_max: Bytes = 32 * 1024 * 1024  # blocks on their way in, and as much again on their way out
+    blocks_in_flight_bytes_max: Bytes = 24 * 1024 * 1024  # blocks on their way in, and as much again on their way out
 
     # Long polls.
     longpolls_max: Count = 20_000

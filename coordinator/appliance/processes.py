@@ -207,7 +207,7 @@ def _child_environment() -> dict[str, str]:
     # would give blocks of 4 MiB back to the kernel after each use, whose page faults cost 0.7 CPU-s/GB of uploads.
     environment.setdefault("MALLOC_ARENA_MAX", "2")
     environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(128 << 20))
+    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(64 << 20))
     return environment
 
 

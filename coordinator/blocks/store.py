@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 _REPORTS_MAX: Final = 1000
 # A block being written takes up to five times its size (plain, packed, sealed, parity, opened again), one being read
 # twice: these bound what sealing and opening may hold, beside the bodies that come in and go out.
-_WRITING_BYTES_MAX: Final = 16 * 1024 * 1024
+_WRITING_BYTES_MAX: Final = 12 * 1024 * 1024
 _READING_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
