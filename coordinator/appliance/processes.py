@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import os
 import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
@@ -30,6 +32,11 @@ _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAP_DAC_READ_SEARCH: Final = 2
 _LINUX_CAPABILITY_VERSION_3: Final = 0x20080522
+
+_ACCOUNTS_LOCK: Final = Path("/run/holdfast-accounts.lock")  # only root can make or hold it there
+_ACCOUNT_TIMEOUT_S: Final = 20.0
+_LOCK_TIMEOUT_S: Final = 2 * _ACCOUNT_TIMEOUT_S
+_LOOK_EVERY_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -245,16 +252,68 @@ def _raise_errno(what: str) -> NoReturn:
 # --- the account for programs that refuse to run as root
 
 
-def ensure_account(name: str) -> tuple[int, int]:
-    """(uid, gid) of the system account `name`, which is made when it is not there. Raises OSError. For root."""
-    for _ in range(5):
-        with contextlib.suppress(KeyError):
-            entry = pwd.getpwnam(name)
-            return entry.pw_uid, entry.pw_gid
-        command = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", name)
-        # Fails when somebody else edits the accounts at this moment, or has just made this one: look again.
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    raise OSError(f"The system account {name} could not be made: {result.stderr.strip()}")
+def ensure_account(name: str, *, lock_file: Path = _ACCOUNTS_LOCK) -> tuple[int, int]:
+    """(uid, gid) of the system account `name`, which is made when it is not there. Raises OSError. For root.
+
+    One at a time on this machine: `useradd` looks for the name before it takes its own lock, so of two that run side by
+    side the second *replaces* the account of the first, with another uid, and both say that all went well.
+    """
+    found = _find_account(name)
+    if found is None:
+        with _locked(lock_file):
+            found = _find_account(name) or _make_account(name)
+    return found
+
+
+def _find_account(name: str) -> tuple[int, int] | None:
+    """(uid, gid) of an account that can be looked up both ways, as programs do that run as it."""
+    try:
+        entry = pwd.getpwnam(name)
+        return (entry.pw_uid, entry.pw_gid) if pwd.getpwuid(entry.pw_uid).pw_name == name else None
+    except KeyError:
+        return None
+
+
+def _make_account(name: str) -> tuple[int, int]:
+    command = ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", name)
+    deadline = time.monotonic() + _ACCOUNT_TIMEOUT_S
+    made, complaint = False, "it is not found"
+    while time.monotonic() < deadline:
+        if not made:
+            try:
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=_ACCOUNT_TIMEOUT_S, check=False
+                )
+            except subprocess.TimeoutExpired:
+                break
+            # It fails when somebody else edits the accounts at this moment.
+            made, complaint = result.returncode == 0, result.stderr.strip() or complaint
+        # Name services may remember for a moment that there was no such account.
+        if found := _find_account(name):
+            return found
+        time.sleep(_LOOK_EVERY_S)
+    raise OSError(f"The system account {name} could not be made: {complaint}")
+
+
+@contextlib.contextmanager
+def _locked(lock_file: Path) -> Iterator[None]:
+    """Hold the lock; other processes of this machine wait for it. Raises OSError when it is held for too long."""
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise OSError(
+                        f"Somebody holds the lock {lock_file} for more than {_LOCK_TIMEOUT_S:.0f} s"
+                    ) from error
+            time.sleep(_LOOK_EVERY_S)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def may_let_search() -> bool:
