@@ -136,7 +136,7 @@ def _transfers(state: State, at: int, node: Node) -> Iterator[State]:
     if not node.clean and node.fresh and node.sent is _NOTHING:
         yield _with(state, at, node._replace(sent=node.value))
     if not isinstance(node.sent, _NoValue) and node.fresh and node.sent != node.value:
-        # The node has been written since: what was read from it before arrives now, and the later write is still unsent.
+        # What was read before the last write arrives now; that write is still unsent.
         done = _with(state, at, node._replace(sent=_NOTHING))
         yield _served(done, at, node.sent) if node.sent != state.service else done
     if node.clean and not node.fresh and node.got is _NOTHING:
