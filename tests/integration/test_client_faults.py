@@ -19,7 +19,7 @@ from client.retry import RetryPolicy
 from coordinator.protocol import errors, types
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.cluster import child_environment, wait_until
-from tests.kit.commands import Device
+from tests.kit.commands import Device, sigint_for_children
 from tests.kit.fake_service import EMAIL, PASSWORD, Cut, FakeService, Request
 
 
@@ -365,7 +365,7 @@ class Stopper:
         self._open.set()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_put_sends_only_the_rest(
     service: FakeService, device: Device, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -374,13 +374,13 @@ def test_an_interrupted_put_sends_only_the_rest(
     with service.fault(stopper):
         ended = interrupt(device, ["put", str(local), "/file"], lambda: stopper.held == 4, how)
         stopper.release()
-    assert ended == (-9 if how is signal.SIGKILL else 130)
+    assert ended == (130 if how is signal.SIGINT else -how)
     again = device.json("put", local, "/file")
     assert again["transfer"]["blocks_moved"] == 12 - 5
     assert device("get", "/file", "-").out == local.read_bytes()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_get_fetches_only_the_rest(
     service: FakeService, device: Device, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -390,7 +390,7 @@ def test_an_interrupted_get_fetches_only_the_rest(
     with service.fault(stopper):
         ended = interrupt(device, ["get", "/file", str(tmp_path / "back")], lambda: stopper.held == 4, how)
         stopper.release()
-    assert ended == (-9 if how is signal.SIGKILL else 130)
+    assert ended == (130 if how is signal.SIGINT else -how)
     assert not (tmp_path / "back").exists()
     again = device.json("get", "/file", tmp_path / "back")
     assert 12 - 5 <= again["transfer"]["blocks_moved"] <= 12 - 3  # two may have arrived and not been written yet
@@ -399,10 +399,15 @@ def test_an_interrupted_get_fetches_only_the_rest(
 
 
 def interrupt(device: Device, args: list[str], ready: Callable[[], bool], how: signal.Signals) -> int:
-    """Run a command as a process of its own, send it a signal once `ready`, and give its exit code."""
+    """Run a command as a process of its own, send it a signal once `ready`, and give its exit code.
+
+    SIGTERM is sent to one that ignores SIGINT, as shells start what is to run in the background.
+    """
     environment = child_environment(HOLDFAST_HOME=str(device.home))
     command = [sys.executable, "-m", "client", *args]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with sigint_for_children(ignored=how is signal.SIGTERM):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
         wait_until(ready, what="the transfers to be in the middle")
         process.send_signal(how)
         _, told = process.communicate(timeout=10)

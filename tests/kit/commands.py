@@ -1,8 +1,14 @@
-"""Running `holdfast` commands inside the test's own process, against the fake service or a real appliance."""
+"""Running `holdfast` commands inside the test's own process, against the fake service or a real appliance.
+
+And what a process of its own needs that is to be interrupted.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +63,17 @@ class Device:
     def path(self, name: str = "") -> str:
         """A path in this device's own remote folder."""
         return f"{self.remote}/{name}" if name else self.remote
+
+
+@contextlib.contextmanager
+def sigint_for_children(*, ignored: bool) -> Iterator[None]:
+    """What SIGINT does to processes that are started in this block: nothing, or what it does by default.
+
+    Without this they inherit it, and a test run that a shell started in the background ignores it.
+    """
+    # A program that is executed starts with the default in place of a handler of ours; SIG_IGN it keeps.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
