@@ -2,11 +2,13 @@
 
 Guarantees: an answer is decoded into the type that the protocol publishes, or the call raises a ClientError. Calls that
 carry no hash or request key and whose first attempt may have been carried out unseen (move, copy, delete, new folder)
-are judged by what is there now, so that a broken connection in the middle is never told as an error.
+are judged by what is there now (by its id where the caller gave one), so that a broken connection in the middle is
+never told as an error.
 """
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -17,6 +19,8 @@ import msgspec
 from client.connection import READ_TIMEOUT_S, Connection, quote_query
 from client.errors import BadAnswer, NotOffered, Refused
 from coordinator.protocol import types
+from coordinator.protocol.delta import DELTA_KEPT_BYTES_MAX, BadDelta, Delta, decode_delta, encode_delta
+from coordinator.protocol.hashing import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from client.connection import Answer
@@ -24,8 +28,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ROOT: Final = "/api/v1"
-_JSON: Final = {"Content-Type": "application/json"}
+_UNPACKS: Final = {"Accept-Encoding": "gzip"}
+_JSON: Final = {"Content-Type": "application/json", **_UNPACKS}
 _BYTES: Final = {"Content-Type": "application/octet-stream"}
+_PACKED: Final = {"Content-Encoding": "gzip"}
+_PACK_FROM_BYTES: Final = 1024
+_DELTA_BLOCKS_MAX: Final = types.SIZE_BYTES_MAX // BLOCK_BYTES
 JOB_TIMEOUT_S: Final = 6 * 3600.0  # a full verify reads everything that is stored
 
 
@@ -76,6 +84,15 @@ class Api:
                 return None
             raise
 
+    def find_id(self, file_id: int) -> types.Metadata | None:
+        """The file or folder with this id, wherever it is now; None when it is deleted or cannot be seen."""
+        try:
+            return self._get("/files/metadata", {"id": file_id}, types.Metadata)
+        except Refused as refusal:
+            if refusal.code == "not_found":
+                return None
+            raise
+
     def list_folder(self, path: str, *, recursive: bool = False) -> Iterator[types.Metadata]:
         """Everything in the folder, parents before children, fetched page by page."""
         page: str | None = None
@@ -89,23 +106,38 @@ class Api:
                 return
             page = answer.next_page
 
-    def create_folder(self, path: str, *, parents: bool = False) -> types.Metadata:
-        body = types.CreateFolderBody(path=path, parents=parents)
+    def create_folder(self, path: str, *, parents: bool = False, parent_id: int | None = None) -> types.Metadata:
+        """`parent_id`: the folder that it must be made in, else version_conflict."""
+        body = types.CreateFolderBody(path=path, parents=parents, parent_id=parent_id)
         answer = self._call_post("/files/create_folder", body, accept=(409,))
         if answer.status == 409 and answer.repeated:
             there = self.find(path)
-            if there is not None and there.kind is types.Kind.FOLDER:
+            if there is not None and there.kind is types.Kind.FOLDER and parent_id in (None, there.parent_id):
                 return there
         return self._decode(answer.check(path), types.Metadata)
 
     def move(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
-        body = types.MoveBody(from_path=source.path, to_path=target, replace=replace)
+        return self._move(types.MoveBody(from_path=source.path, to_path=target, replace=replace), source.id)
+
+    def move_id(
+        self, file_id: int, path: str, target: str, *, parent_id: int, base_version: int | None = None
+    ) -> types.Metadata:
+        """Move the file or folder `file_id`, which is at `path`, to `target` in the folder `parent_id`.
+
+        Where one of these is not so (any more), nothing happens and version_conflict is raised.
+        """
+        body = types.MoveBody(
+            from_path=path, to_path=target, id=file_id, parent_id=parent_id, base_version=base_version
+        )
+        return self._move(body, file_id)
+
+    def _move(self, body: types.MoveBody, file_id: int) -> types.Metadata:
         answer = self._call_post("/files/move", body, accept=(404, 409))
         if answer.status != 200 and answer.repeated:
-            there = self.find(target)
-            if there is not None and there.id == source.id:
+            there = self.find(body.to_path)
+            if there is not None and there.id == file_id:
                 return there
-        return self._decode(answer.check(source.path), types.Metadata)
+        return self._decode(answer.check(body.from_path), types.Metadata)
 
     def copy(self, source: types.Metadata, target: str, *, replace: bool) -> types.Metadata:
         body = types.CopyBody(from_path=source.path, to_path=target, replace=replace)
@@ -116,10 +148,24 @@ class Api:
                 return there
         return self._decode(answer.check(source.path), types.Metadata)
 
-    def delete(self, path: str) -> int:
-        """How many files and folders went to the trash; 0 when an earlier attempt of this call did it."""
-        answer = self._call_post("/files/delete", types.DeleteBody(path=path), accept=(404,))
+    def delete(
+        self,
+        path: str,
+        *,
+        file_id: int | None = None,
+        base_version: int | None = None,
+        unchanged_since: str | None = None,
+    ) -> int:
+        """How many files and folders went to the trash; 0 when an earlier attempt of this call did it.
+
+        The guards: `file_id` is what must be at `path`, in `base_version`; `unchanged_since` a cursor after which
+        nothing at or below it has changed. Where one does not hold, nothing happens and version_conflict is raised.
+        """
+        body = types.DeleteBody(path=path, id=file_id, base_version=base_version, unchanged_since=unchanged_since)
+        answer = self._call_post("/files/delete", body, accept=(404, 409))
         if answer.status == 404 and answer.repeated:
+            return 0
+        if answer.status == 409 and answer.repeated and file_id is not None and self.find_id(file_id) is None:
             return 0
         return self._decode(answer.check(path), types.Deleted).deleted
 
@@ -149,6 +195,10 @@ class Api:
     def blocks(self, path: str, version: int | None) -> types.BlockList:
         return self._get("/files/blocks", {"path": path, "version": version}, types.BlockList)
 
+    def upload_blocks(self, upload_id: str) -> types.BlockList:
+        """The recipe of an announced version; its blocks may not have arrived yet."""
+        return self._get("/files/blocks", {"upload": upload_id}, types.BlockList)
+
     def download(self, path: str, version: int | None) -> bytes:
         """A whole file that fits into memory."""
         return self._connection.call("GET", self._download_path(path, version)).body
@@ -177,22 +227,81 @@ class Api:
         url = f"{_ROOT}/blocks/{block}{quote_query({'path': path})}"
         self._connection.call("PUT", url, body=plain, headers=_BYTES)
 
-    def get_block(self, path: str, block: str) -> bytes:
-        """The service's bytes for `block`; the caller compares them with the hash."""
-        return self._connection.call("GET", f"{_ROOT}/blocks/{block}{quote_query({'path': path})}").body
+    def get_block(
+        self,
+        path: str,
+        block: str,
+        *,
+        upload_id: str | None = None,
+        wait_s: int | None = None,
+        byte_range: tuple[int, int] | None = None,
+    ) -> bytes:
+        """The service's bytes for `block`, or those from `byte_range`'s first to before its second; the caller compares
+        them with the hash.
+
+        With `upload_id` also a block of that announced version, as soon as it has arrived: it is waited for at most
+        `wait_s` (up to BLOCK_WAIT_S_MAX) seconds. Raises Refused: not_found (what "block") when it has not arrived,
+        upload_gone when it never will.
+        """
+        query = quote_query({"path": path, "upload": upload_id, "wait": wait_s})
+        headers = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1] - 1}"}
+        return self._connection.call(
+            "GET",
+            f"{_ROOT}/blocks/{block}{query}",
+            headers=headers,
+            read_timeout_s=READ_TIMEOUT_S + (wait_s or 0),
+        ).body
 
     def put_batch(self, path: str, blocks: Sequence[tuple[bytes, bytes]]) -> None:
         """Send small blocks as (SHA-256, plaintext) in one call; at most BATCH_BLOCKS_MAX and BATCH_BYTES_MAX."""
         body = b"".join(part for digest, plain in blocks for part in (digest, len(plain).to_bytes(4, "big"), plain))
         self._connection.call("POST", f"{_ROOT}/blocks/batch{quote_query({'path': path})}", body=body, headers=_BYTES)
 
-    def announce(self, entries: list[types.CommitEntry]) -> list[types.AnnounceResult]:
-        results = self._post("/files/announce", types.AnnounceBody(entries=entries), types.AnnounceAnswer).results
-        return self._one_each(results, entries)
+    def announce(self, entries: list[types.CommitEntry], *, as_ranges: bool = False) -> list[types.AnnounceResult]:
+        body = types.AnnounceBody(entries=entries, as_ranges=as_ranges)
+        return self._one_each(self._post("/files/announce", body, types.AnnounceAnswer).results, entries)
+
+    def put_delta(self, upload_id: str, delta: Delta) -> None:
+        """Send blocks of the announced version as copies from a base version and literal bytes.
+
+        At most DELTA_BLOCKS_MAX blocks and DELTA_BODY_BYTES_MAX bytes. Raises Refused: hash_mismatch (fact `blocks`:
+        the indices of those that are not what was announced; the others are stored), not_found (the base is gone).
+        """
+        body = encode_delta(delta, literals=True)
+        headers = _BYTES
+        if len(body) >= _PACK_FROM_BYTES:
+            body, headers = gzip.compress(body, 6, mtime=0), {**_BYTES, **_PACKED}
+        self._connection.call(
+            "POST", f"{_ROOT}/blocks/delta{quote_query({'upload': upload_id})}", body=body, headers=headers
+        )
+
+    def get_delta(self, upload_id: str) -> Delta | None:
+        """How an announced (or, for some days, committed) version was sent as a delta, literals by their lengths; None
+        when it was not. Blocks may be absent: those were sent whole, or have not arrived yet."""
+        path = f"{_ROOT}/files/delta{quote_query({'upload': upload_id})}"
+        answer = self._connection.call("GET", path, headers=_UNPACKS, accept=(404,))
+        if answer.status == 404:
+            return None
+        try:
+            return decode_delta(answer.body, blocks_max=_DELTA_BLOCKS_MAX, ops_max=DELTA_KEPT_BYTES_MAX)
+        except BadDelta as error:
+            raise BadAnswer(url=self.url, reason=str(error)) from error
 
     def commit(self, entries: list[types.CommitEntry], request_key: str) -> list[types.CommitResult]:
         body = types.CommitBody(entries=entries, request_key=request_key)
         return self._one_each(self._post("/files/commit", body, types.CommitAnswer).results, entries)
+
+    # --- changes ------------------------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, limit: int = types.PAGE_ENTRIES_MAX) -> types.ChangesAnswer:
+        """What changed after `cursor`; without one the whole tree. A page at a time: go on while `has_more`."""
+        return self._get("/changes", {"cursor": cursor, "limit": limit}, types.ChangesAnswer)
+
+    def longpoll(self, cursor: str, timeout_s: int) -> types.LongpollAnswer:
+        """Wait (1 to 480 seconds, and up to a tenth more) until `changes` has something to say after `cursor`."""
+        path = f"{_ROOT}/changes/longpoll{quote_query({'cursor': cursor, 'timeout': timeout_s})}"
+        answer = self._connection.call("GET", path, read_timeout_s=1.1 * timeout_s + READ_TIMEOUT_S)
+        return self._decode(answer, types.LongpollAnswer)
 
     # --- notifications ------------------------------------------------------------------------------------------
 
@@ -236,7 +345,7 @@ class Api:
 
     def _get(self, path: str, query: Mapping[str, str | int | None], kind: type[T]) -> T:
         try:
-            return self._decode(self._connection.call("GET", _ROOT + path + quote_query(query)), kind)
+            return self._decode(self._connection.call("GET", _ROOT + path + quote_query(query), headers=_UNPACKS), kind)
         except Refused as refusal:
             about = query.get("path")
             refusal.path = about if isinstance(about, str) else None
@@ -246,9 +355,11 @@ class Api:
         return self._decode(self._call_post(path, body), kind)
 
     def _call_post(self, path: str, body: msgspec.Struct, accept: tuple[int, ...] = ()) -> Answer:
-        encoded = msgspec.json.encode(body)
+        encoded, headers = msgspec.json.encode(body), _JSON
+        if len(encoded) >= _PACK_FROM_BYTES:
+            encoded, headers = gzip.compress(encoded, 6, mtime=0), {**_JSON, **_PACKED}
         try:
-            return self._connection.call("POST", _ROOT + path, body=encoded, headers=_JSON, accept=accept)
+            return self._connection.call("POST", _ROOT + path, body=encoded, headers=headers, accept=accept)
         except Refused as refusal:
             refusal.path = getattr(body, "path", None) or getattr(body, "from_path", None)
             raise

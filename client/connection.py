@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ from client.retry import Failure, RetryPolicy
 
 USER_AGENT: Final = "holdfast/0.1"
 CONNECT_TIMEOUT_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 512 * 1024 * 1024  # unpacked; the recipe of the largest file is 270 MB
 READ_TIMEOUT_S: Final = 60.0  # the longest silence; a degraded write waits for the hedge time-out of the storage
 _BUSY: Final = frozenset({429, 502, 503, 504})
+_GZIP: Final = 16 + zlib.MAX_WBITS
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -123,7 +126,8 @@ class Connection:
         read_timeout_s: float = READ_TIMEOUT_S,
         accept: Collection[int] = (),
     ) -> Answer:
-        """One request, repeated while that makes sense. `path` begins with a slash and is quoted.
+        """One request, repeated while that makes sense. `path` begins with a slash and is quoted. A compressed answer,
+        which the service sends only where `headers` ask for it, is unpacked.
 
         Raises Refused (the service said no), Unreachable, Untrusted or BadAnswer.
         """
@@ -138,9 +142,10 @@ class Connection:
             except HTTPError as error:
                 failure, cause = self._classify(error), error
             else:
+                content = self._unpacked(response)
                 if 200 <= response.status < 300 or response.status in accept:
-                    return Answer(response.status, response.headers, response.data, repeated)
-                refusal, retry_after_s = _refusal(response.status, response.data), _retry_after_s(response.headers)
+                    return Answer(response.status, response.headers, content, repeated)
+                refusal, retry_after_s = _refusal(response.status, content), _retry_after_s(response.headers)
                 if not _worth_repeating(refusal):
                     raise refusal
                 failure = Failure.BUSY if refusal.status in _BUSY else Failure.INTERNAL
@@ -201,6 +206,20 @@ class Connection:
         )
         self._reached = True
         return response
+
+    def _unpacked(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        """The answer's body. Raises BadAnswer for what is not gzip as it claims, or unpacks to more than any answer."""
+        packed = response.data
+        if not packed or response.headers.get("Content-Encoding", "identity").lower() != "gzip":
+            return packed
+        unpacker = zlib.decompressobj(wbits=_GZIP)
+        try:
+            content = unpacker.decompress(packed, ANSWER_BYTES_MAX)
+        except zlib.error as error:
+            raise BadAnswer(url=self.url, reason="it is not compressed as it says") from error
+        if not unpacker.eof:
+            raise BadAnswer(url=self.url, reason="it is cut off, or larger than any answer")
+        return content
 
     def _classify(self, error: HTTPError) -> Failure:
         """Raises where repeating cannot help."""

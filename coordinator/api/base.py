@@ -7,7 +7,8 @@ the log.
 Every body is received through `receive`, after the session has been checked, so that nobody who is not logged in makes
 us keep bytes. The default collects up to `body_bytes_max` bytes for `body()`; a handler that streams overrides
 `receive` (and `begin`, for what can be refused before the first byte) and raises from it like from anywhere else;
-`end` runs last, whatever happened.
+`end` runs last, whatever happened. A body with `Content-Encoding: gzip` is unpacked on the way, within the same bound,
+where the handler takes such (`takes_packed`).
 
 Does not: decide who may do what in a namespace (coordinator.access), know routes (server.py).
 """
@@ -34,6 +35,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
+from coordinator.api.packing import PACK_FROM_BYTES, Unpacker, pack, takes_gzip
 from coordinator.api.routes import CLIENT_GONE, Finished, Route
 from coordinator.metadata import accounts
 from coordinator.metrics import REQUESTS_RUNNING
@@ -110,6 +112,7 @@ class ApiHandler(RequestHandler):
     login_required: ClassVar[bool] = True
     admin_required: ClassVar[bool] = False
     body_bytes_max: ClassVar[int] = JSON_BODY_BYTES_MAX
+    takes_packed: ClassVar[bool] = True  # False: the body is content, which is taken as it is
 
     services: Services
     session: Session  # set before `begin` where login_required
@@ -124,6 +127,7 @@ class ApiHandler(RequestHandler):
         self.running = running
         self._started = time.monotonic()
         self._body: list[bytes] = []
+        self._unpacker: Unpacker | None = None
         self.waits_since = math.inf  # since when the client owes us bytes; never while we are at work ourselves
 
     # --- for subclasses: the request ---------------------------------------------------------------------------
@@ -140,6 +144,7 @@ class ApiHandler(RequestHandler):
 
     def body(self, kind: type[_T]) -> _T:
         """The JSON body as a `kind`. Raises BadRequest, UnsupportedMedia."""
+        self.end_unpacking()
         media = self.request.headers.get("Content-Type", "application/json")
         if media.partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMedia(expected="application/json")
@@ -150,6 +155,11 @@ class ApiHandler(RequestHandler):
             return decoder.decode(b"".join(self._body))  # type: ignore[no-any-return]  # the cache is keyed by kind
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequest(reason=_reason(error)) from error
+
+    def end_unpacking(self) -> None:
+        """The whole body has been received: raises BadRequest where a compressed one was cut off."""
+        if self._unpacker is not None:
+            self._unpacker.finish()
 
     def text(self, name: str, default: str | None = None) -> str:
         """The query argument `name`, exactly as sent. Raises BadRequest when absent without default, or not UTF-8."""
@@ -231,10 +241,20 @@ class ApiHandler(RequestHandler):
     # --- for subclasses: the answer ----------------------------------------------------------------------------
 
     def answer(self, value: object, status: int = 200) -> None:
-        """End the request with `value` (a msgspec struct) as JSON."""
+        """End the request with `value` (a msgspec struct) as JSON, packed where the client asks for that."""
         self.set_status(status)
         self._headers["Content-Type"] = "application/json"
-        self.finish(msgspec.json.encode(value))
+        self.finish(self.packed(msgspec.json.encode(value)))
+
+    def packed(self, content: bytes) -> bytes:
+        """`content` as the client wants to have it, with the headers that say so."""
+        self._headers["Vary"] = "Accept-Encoding"
+        wanted = len(content) >= PACK_FROM_BYTES and takes_gzip(self.request.headers.get("Accept-Encoding", ""))
+        smaller = pack(content) if wanted else None
+        if smaller is None:
+            return content
+        self._headers["Content-Encoding"] = "gzip"
+        return smaller
 
     def answer_nothing(self) -> None:
         """End the request with 204."""
@@ -261,6 +281,11 @@ class ApiHandler(RequestHandler):
         if length is not None and length > self.body_bytes_max:
             raise TooLarge(limit=self.body_bytes_max)
         self.connection.set_max_body_size(max(self.body_bytes_max, DISCARD_BYTES_MAX))
+        encoding = self.request.headers.get("Content-Encoding", "identity").strip().lower()
+        if self.takes_packed and encoding == "gzip":
+            self._unpacker = Unpacker(self.body_bytes_max)
+        elif self.takes_packed and encoding != "identity":
+            raise UnsupportedMedia(expected="bodies in gzip or without a content coding")
 
     async def read_session(self) -> Session:
         """The session of the token that the request carries. Raises NotLoggedIn."""
@@ -280,12 +305,20 @@ class ApiHandler(RequestHandler):
         try:
             if self.bytes_in > self.body_bytes_max:
                 raise TooLarge(limit=self.body_bytes_max)
-            await self.receive(chunk)
+            await self._receive_unpacked(chunk)
         except Exception as error:  # noqa: BLE001 -- answered here or, when discarded, by tornado; both log it
             if not self._discard_body(error):
                 self.log_exception(*sys.exc_info())
                 self.send_error(exc_info=sys.exc_info())
         self.waits_since = time.monotonic()
+
+    async def _receive_unpacked(self, chunk: bytes) -> None:
+        if self._unpacker is None:
+            await self.receive(chunk)
+            return
+        for piece in self._unpacker.feed(chunk):
+            await self.receive(piece)
+            await asyncio.sleep(0)  # a chunk may hold a thousand times its size: others have their turn in between
 
     def _discard_body(self, error: Exception) -> bool:
         """Let the rest of the body go by and answer `error` then; False when that is too much or nothing is left."""

@@ -46,6 +46,8 @@ class MissingHandler(ApiHandler):
 class _BlockReceiver(ApiHandler):
     """Takes a body into memory, within the store's budget for what is on its way in."""
 
+    takes_packed: ClassVar[bool] = False
+
     target: Target
 
     async def begin(self) -> None:

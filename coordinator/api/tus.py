@@ -58,6 +58,7 @@ class TusHandler(FileHandler):
     """What all addresses that speak tus share: version check, headers, and taking a body into an upload."""
 
     body_bytes_max: ClassVar[int] = SIZE_BYTES_MAX
+    takes_packed: ClassVar[bool] = False
 
     _stream: UploadStream | None = None
     _checksum: tuple[Any, bytes] | None = None

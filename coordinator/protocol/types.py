@@ -18,12 +18,15 @@ COMMIT_ENTRIES_MAX: Final = 1000
 HASHES_MAX: Final = 10_000
 BATCH_BLOCKS_MAX: Final = 128
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+BLOCK_WAIT_S_MAX: Final = 30
 PAGE_ENTRIES_MAX: Final = 2000
 VERSION_MAX: Final = (1 << 31) - 1
 
 Size = Annotated[int, Meta(ge=0, le=SIZE_BYTES_MAX)]
 VersionNumber = Annotated[int, Meta(ge=0, le=VERSION_MAX)]
 HashHex = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+FileNumber = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+UploadKey = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 Path = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
 Time = Annotated[datetime, Meta(tz=True)]  # without its zone a time says nothing
 
@@ -41,8 +44,8 @@ class Role(StrEnum):
     OWNER = "owner"
 
 
-class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A request."""
+class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A request. What has its default is not sent: shorter, and an older service knows nothing of newer fields."""
 
 
 class Answer(msgspec.Struct, kw_only=True):
@@ -103,7 +106,8 @@ class Metadata(Answer):
     """A file or folder. A folder has version 0, size 0 and no content hash.
 
     `id` is the file's identity: it stays through moves and renames and is unique over all namespaces; a namespace's
-    root folder has one too. `state` is "pending" for what was announced and still arrives.
+    root folder has one too. `state` is "pending" for what was announced and still arrives. `parent_id` is the folder
+    that it is in; None for a namespace's root, and for what is announced into a folder that is not there yet.
     """
 
     id: int
@@ -117,6 +121,7 @@ class Metadata(Answer):
     modified_by: str
     state: Literal["complete", "pending"]
     executable: bool = False
+    parent_id: int | None = None
 
 
 class FolderPage(Answer):
@@ -146,7 +151,8 @@ class VersionList(Answer):
 
 
 class BlockList(Answer):
-    """GET /files/blocks?path=[&version=N]: a version's recipe."""
+    """GET /files/blocks?path=[&version=N]: a version's recipe. GET /files/blocks?upload=ID: that of an announced one,
+    whose `version` is the number that it will have; its blocks may not have arrived yet."""
 
     version: int
     size: int
@@ -174,19 +180,30 @@ class TrashList(Answer):
 
 
 class CreateFolderBody(Body):
-    """POST /files/create_folder -> Metadata; `parents` also makes what is missing above and accepts an existing one."""
+    """POST /files/create_folder -> Metadata; `parents` also makes what is missing above and accepts an existing one.
+
+    `parent_id` guards the folder that it is made in (see MoveBody); what is missing above is not made then.
+    """
 
     path: Path
     parents: bool = False
+    parent_id: FileNumber | None = None
 
 
 class MoveBody(Body):
-    """POST /files/move -> Metadata. `base_version` guards the source's version where given."""
+    """POST /files/move -> Metadata. `base_version` guards the source's version where given.
+
+    Paths may mean something else by the time a request is carried out, ids never do. So `id` says which file or folder
+    `from_path` must lead to, `parent_id` which folder the target must be in; otherwise the answer is version_conflict,
+    whose fact `guard` names what did not hold. A move by `id` that has been made already succeeds again.
+    """
 
     from_path: Path
     to_path: Path
     base_version: VersionNumber | None = None
     replace: bool = False
+    id: FileNumber | None = None
+    parent_id: FileNumber | None = None
 
 
 class CopyBody(Body):
@@ -199,10 +216,16 @@ class CopyBody(Body):
 
 
 class DeleteBody(Body):
-    """POST /files/delete -> {"deleted": n}; files and folders go to the trash."""
+    """POST /files/delete -> {"deleted": n}; files and folders go to the trash.
+
+    Guards (see MoveBody): `id` is what the path must lead to; `unchanged_since` is a cursor of the change feed, after
+    which nothing at or below the path may have changed (what is only announced does not count).
+    """
 
     path: Path
     base_version: VersionNumber | None = None
+    id: FileNumber | None = None
+    unchanged_since: Annotated[str, Meta(min_length=1, max_length=64 * 1024)] | None = None
 
 
 class Deleted(Answer):
@@ -243,24 +266,31 @@ class MissingAnswer(Answer):
 class CommitEntry(Body):
     """One file to be written: `base_version` 0 (or None) where no file may be there yet, else the version it replaces.
 
-    `blocks` are the hashes in order; their number must fit `size`.
+    `blocks` are the hashes in order; their number must fit `size`. In a commit `upload_id` may stand instead: the
+    content that was announced under it, by the same user. Guards (see MoveBody): `id` is the file that `base_version`
+    is of; `parent_id` the folder that the path must lead into, and no folder is made then.
     """
 
     path: Path
     size: Size
-    blocks: list[HashHex]
+    blocks: list[HashHex] = []
     base_version: VersionNumber | None = None
     mtime: Time | None = None
     executable: bool = False
+    id: FileNumber | None = None
+    parent_id: FileNumber | None = None
+    upload_id: UploadKey | None = None
 
 
 class AnnounceBody(Body):
     """POST /files/announce -> AnnounceAnswer. Tells other devices what is coming and which blocks must be sent.
 
-    Announcing the same path and content again continues the earlier announcement.
+    Announcing the same path and content again continues the earlier announcement. `as_ranges`: tell what is missing by
+    the positions of the blocks, which is short, instead of by their hashes.
     """
 
     entries: Annotated[list[CommitEntry], Meta(min_length=1, max_length=COMMIT_ENTRIES_MAX)]
+    as_ranges: bool = False
 
 
 class ErrorBody(Answer):
@@ -272,8 +302,12 @@ class ErrorBody(Answer):
 
 
 class AnnounceResult(Answer):
+    """`missing` are the hashes of the blocks to be sent or, where ranges were asked for, `missing_ranges` their
+    positions in the entry's `blocks`: [start, stop), ascending; a block that occurs twice is told where it is first."""
+
     upload_id: str | None = None
     missing: list[str] = []
+    missing_ranges: list[tuple[int, int]] = []
     error: dict[str, object] | None = None
 
 
@@ -318,7 +352,8 @@ class Change(Answer):
     """One journal entry, in the namespace's order; a parent is always told before its children.
 
     `op` is "put" (a file's version is complete), "folder", "move", "delete" (a folder's whole subtree) or, while a
-    version arrives, "pending" and "withdrawn". `metadata` is absent for a delete and "withdrawn".
+    version arrives, "pending" and "withdrawn". `metadata` is absent for a delete and "withdrawn". `device_id` is the
+    device that made the change, where one did.
     """
 
     seq: int
@@ -330,6 +365,7 @@ class Change(Answer):
     path: str | None = None
     metadata: Metadata | None = None
     upload_id: str | None = None
+    device_id: int | None = None
 
 
 class ChangesAnswer(Answer):

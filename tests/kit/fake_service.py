@@ -6,6 +6,7 @@ keeps it honest. It can be told to misbehave: `faults` holds functions that are 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 import re
@@ -569,6 +570,8 @@ class FakeService:
                 if "Range" in self.headers:
                     query["Range"] = self.headers["Range"]
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
                 try:
                     status, headers, answer = service.answer(Request(self.command, url.path, query, body, token))
