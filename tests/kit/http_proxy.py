@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import urllib3
 
@@ -44,7 +44,12 @@ class NoAnswer(Exception):
     """Raised by a rule: the connection ends without an answer."""
 
 
-Forward = Callable[[], Given]
+class Forward(Protocol):
+    """Asks the service, for something else where a `target` is given."""
+
+    def __call__(self, target: str | None = None) -> Given: ...
+
+
 # A rule for a call: gives the answer, asking the service or not.
 Rule = Callable[[Call, Forward], Given]
 
@@ -166,10 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
         rule = self.proxy._find(call)
 
-        def forward() -> Given:
-            answer = self.proxy.pool.request(
-                call.method, self.proxy.target_url + call.target, body=body, headers=headers, preload_content=False
-            )
+        def forward(target: str | None = None) -> Given:
+            url = self.proxy.target_url + (target or call.target)
+            answer = self.proxy.pool.request(call.method, url, body=body, headers=headers, preload_content=False)
             data = answer.read(decode_content=False)
             answer.release_conn()
             return Given(answer.status, data, dict(answer.headers))

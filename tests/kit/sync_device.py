@@ -67,31 +67,30 @@ def file_entry(data: bytes, *, executable: bool = False) -> Entry:
 FOLDER = Entry("folder")
 
 
-def _digest_of_file(path: Path) -> str:
-    if path.stat().st_size <= BLOCK_BYTES:
-        return digest_of(path.read_bytes())
-    with path.open("rb") as file:
+def _digest_at(folder_fd: int, name: str) -> str:
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder_fd), "rb") as file:
+        if os.fstat(file.fileno()).st_size <= BLOCK_BYTES:
+            return digest_of(file.read())
         return content_hash(hash_block(block) for block in iter(lambda: file.read(BLOCK_BYTES), b"")).hex()
 
 
 def read_tree(root: Path) -> dict[str, Entry]:
     """What is synced of the folder: path below it to entry. Links and special files are never synced, so left out.
 
-    A file that vanishes while this looks is left out as well.
+    A file that vanishes while this looks is left out as well. Paths longer than the kernel takes at once are read too.
     """
     found: dict[str, Entry] = {}
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files, folder_fd in os.fwalk(root):
         below = Path(folder).relative_to(root)
         if folder == str(root) and OWN_FOLDER in folders:
             folders.remove(OWN_FOLDER)
         for name in [*folders, *files]:
-            path = Path(folder) / name
             with contextlib.suppress(FileNotFoundError):
-                mode = path.lstat().st_mode
+                mode = os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode
                 if stat.S_ISDIR(mode):
                     found[str(below / name)] = FOLDER
                 elif stat.S_ISREG(mode):
-                    found[str(below / name)] = Entry("file", _digest_of_file(path), bool(mode & stat.S_IXUSR))
+                    found[str(below / name)] = Entry("file", _digest_at(folder_fd, name), bool(mode & stat.S_IXUSR))
     return found
 
 
