@@ -36,6 +36,7 @@ CHECKED_BYTES_MAX: Final = (
 )  # checked whole at every start (0.2 s); damage in a larger file shows when it is met
 _INT64_MAX: Final = (1 << 63) - 1
 _DIGEST_BYTES: Final = 32
+_IDS_AT_ONCE: Final = 1000
 
 _database: Final = peewee.DatabaseProxy()
 
@@ -217,7 +218,7 @@ _LOCAL_INODE: Final = f"SELECT {_LOCAL} FROM local WHERE inode = ? ORDER BY id"
 _GET_SYNCED: Final = f"SELECT {_SYNCED} FROM synced WHERE id = ?"
 _GET_SYNCED_LOCAL: Final = f"SELECT {_SYNCED} FROM synced WHERE local_id = ?"
 _BELOW: Final = """WITH RECURSIVE below(id) AS (
-        SELECT ? UNION ALL SELECT t.id FROM {table} t JOIN below b ON t.parent_id = b.id)
+        SELECT ? UNION SELECT t.id FROM {table} t JOIN below b ON t.parent_id = b.id)
     SELECT id FROM below"""
 _BELOW_REMOTE: Final = _BELOW.format(table="remote")
 _BELOW_LOCAL: Final = _BELOW.format(table="local")
@@ -407,7 +408,7 @@ class Store:
         return None if row is None else _remote_of(row)
 
     def remote_children(self, parent_id: RemoteId) -> Iterator[RemoteNode]:
-        return map(_remote_of, self._sql.execute(_REMOTE_CHILDREN, (parent_id,)))
+        return map(_remote_of, self._sql.execute(_REMOTE_CHILDREN, (parent_id,)).fetchall())
 
     def local(self, node_id: LocalId) -> LocalNode | None:
         row = self._sql.execute(_GET_LOCAL, (node_id,)).fetchone()
@@ -417,7 +418,7 @@ class Store:
         return [_local_of(row) for row in self._sql.execute(_LOCAL_NAMED, (parent_id, key))]
 
     def local_children(self, parent_id: LocalId) -> Iterator[LocalNode]:
-        return map(_local_of, self._sql.execute(_LOCAL_CHILDREN, (parent_id,)))
+        return map(_local_of, self._sql.execute(_LOCAL_CHILDREN, (parent_id,)).fetchall())
 
     def local_with_inode(self, inode: int) -> list[LocalNode]:
         """Hard links share one, and so may files of two devices."""
@@ -432,10 +433,17 @@ class Store:
         return None if row is None else _synced_of(row)
 
     def dirty_remote(self) -> Iterator[RemoteId]:
-        return (RemoteId(row[0]) for row in self._sql.execute("SELECT id FROM dirty_remote ORDER BY id"))
+        return map(RemoteId, self._ids("SELECT id FROM dirty_remote WHERE id > ? ORDER BY id LIMIT ?"))
 
     def dirty_local(self) -> Iterator[LocalId]:
-        return (LocalId(row[0]) for row in self._sql.execute("SELECT id FROM dirty_local ORDER BY id"))
+        return map(LocalId, self._ids("SELECT id FROM dirty_local WHERE id > ? ORDER BY id LIMIT ?"))
+
+    def _ids(self, sql: str) -> Iterator[int]:
+        """In pieces: a statement that stays open for as long as a plan is carried out would let the journal grow."""
+        last = -1
+        while rows := self._sql.execute(sql, (last, _IDS_AT_ONCE)).fetchall():
+            yield from (row[0] for row in rows)
+            last = rows[-1][0]
 
     # --- reading, beyond what the planner needs ------------------------------------------------------------------
 
@@ -550,6 +558,13 @@ class Store:
         for found in gone:
             self._drop_blocks(found)
         self._touched_local.update(gone)
+
+    def ignore_local(self, node_id: LocalId) -> None:
+        """The node and everything below it is there and is none of ours any more: its pairs are forgotten as well."""
+        for row in self._write(_BELOW_LOCAL, (node_id,)).fetchall():
+            if (pair := self.synced_local(row[0])) is not None:
+                self.drop_synced(pair.id)
+        self.drop_local(node_id)
 
     def put_synced(self, node: SyncedNode) -> None:
         """Both sides agreed on this; an earlier pair of either side is over."""
