@@ -158,7 +158,7 @@ def _monitor(line: socket.socket) -> None:
         _run(request["arguments"], request["environment"], Path(request["output"]))
     line.sendall(f"{pid}\n".encode())
     ended = os.pidfd_open(pid)
-    if ended not in select.select([line, ended], [], [])[0]:
+    if ended not in select.select([line.fileno(), ended], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):
