@@ -44,6 +44,7 @@ class World:
     running: dict[int, Command] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     person: str = ""  # begins his contents and lines, where several work at once
+    graves: int = 0
     _written: int = 0
 
     def tell(self, what: str) -> None:
@@ -194,7 +195,8 @@ def _swap(world: World, at: int, one: str, other: str) -> None:
 
 def _delete(world: World, ledger: Ledger, at: int, path: str) -> None:
     """In one step, so that what the client places meanwhile is not deleted unseen."""
-    grave = world.scratch / f"grave {len(list(world.scratch.iterdir()))}"
+    world.graves += 1
+    grave = world.scratch / f"grave {world.graves}"
     rename(world.devices[at].path(path), grave, _NOREPLACE)
     for found in [grave, *grave.rglob("*")]:
         if found.is_file():
