@@ -84,7 +84,9 @@ class Supervisor:
         except (OSError, subprocess.SubprocessError) as error:
             raise self.failure(program, f"could not be started: {error}") from error
         try:
-            code = await asyncio.wait_for(wait_for_exit(process), timeout_s)
+            # Not wait_for(): Python 3.11's loses a cancellation that comes together with the end.
+            async with asyncio.timeout(timeout_s):
+                code = await wait_for_exit(process)
         except TimeoutError as error:
             raise self.failure(program, f"took longer than {timeout_s:.0f} s") from error
         finally:
