@@ -23,7 +23,7 @@ from coordinator.appliance.layout import (
     check_options,
 )
 from coordinator.appliance.logfiles import open_log
-from coordinator.appliance.run import Appliance, Description, lock_folder
+from coordinator.appliance.run import HUNG_AFTER_S, Appliance, Description, lock_folder
 from coordinator.appliance.start import StartFailed
 from node.base.logs import setup_logging
 
@@ -54,6 +54,14 @@ from node.base.logs import setup_logging
     type=click.IntRange(1, WORKERS_MAX),
     help=f"Coordinator processes (default {DEFAULTS.workers}; may change at any start).",
 )
+@click.option(
+    "--hung-after",
+    type=click.FloatRange(min=0),
+    default=HUNG_AFTER_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Kill and start again a process that answers nothing for so long (0: never).",
+)
 @click.option("--no-restart", is_flag=True, help="Leave a process that died dead (for fault tests).")
 @click.option(
     "--json", "as_json", is_flag=True, help="When ready, print one JSON document (that of DIR/appliance.json)."
@@ -68,14 +76,15 @@ def up(
     disks: int | None,
     code: str | None,
     workers: int | None,
+    hung_after: float,
     no_restart: bool,
     as_json: bool,
 ) -> None:
     """Run the whole appliance on this machine, in the foreground.
 
     Starts an embedded PostgreSQL, the coordinator workers and the storage nodes, each a process of its own, and starts
-    again what dies. Ctrl-C or SIGTERM stops everything cleanly. How the appliance is made up (all but --workers) is
-    settled by the first start.
+    again what dies or hangs. Ctrl-C or SIGTERM stops everything cleanly. How the appliance is made up (all but
+    --workers) is settled by the first start.
     """
     options = Options(port=port, bind=bind, sites=sites, nodes=nodes, disks=disks, code=code, workers=workers)
     paths = Paths(data.absolute())
@@ -86,7 +95,7 @@ def up(
         paths.logs.mkdir(mode=0o700, exist_ok=True)
         # Kept open for as long as the process lives.
         setup_logging("info", open(open_log(paths.logs / "supervisor.log"), "w", encoding="utf-8"))  # noqa: SIM115
-        asyncio.run(_run(paths, options, restart=not no_restart, as_json=as_json))
+        asyncio.run(_run(paths, options, restart=not no_restart, hung_after_s=hung_after, as_json=as_json))
     except LayoutError as error:
         raise click.UsageError(str(error)) from error
     except StartFailed as error:
@@ -96,7 +105,7 @@ def up(
         raise click.ClickException(str(error)) from error
 
 
-async def _run(paths: Paths, options: Options, *, restart: bool, as_json: bool) -> None:
+async def _run(paths: Paths, options: Options, *, restart: bool, hung_after_s: float, as_json: bool) -> None:
     def on_ready(description: Description) -> None:
         if as_json:
             click.echo(msgspec.json.encode(description))
@@ -104,7 +113,7 @@ async def _run(paths: Paths, options: Options, *, restart: bool, as_json: bool) 
 
     if not paths.layout.exists():
         _say(f"Making a new Holdfast appliance in {paths.root}; this takes a few seconds.")
-    await Appliance(paths, options, restart=restart, say=_say).run(on_ready)
+    await Appliance(paths, options, restart=restart, say=_say, hung_after_s=hung_after_s).run(on_ready)
 
 
 def _ready_text(description: Description) -> str:

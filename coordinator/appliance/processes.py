@@ -72,7 +72,8 @@ class Program:
 def spawn(program: Program, *, pid_file: Path, output: int) -> subprocess.Popen[bytes]:
     """Start `program` with stdout and stderr on the descriptor `output`. Raises OSError.
 
-    To be called from the supervisor's only thread: the kernel ties the death signal to the thread that forked.
+    To be called from the supervisor's main thread: the kernel ties the death signal to the thread that forked. Other
+    threads may be only such as never run Python code: they cannot hold a lock that the child waits for.
     """
     supervisor = os.getpid()
 
@@ -94,7 +95,7 @@ def spawn(program: Program, *, pid_file: Path, output: int) -> subprocess.Popen[
         env=_child_environment(),
         pass_fds=program.descriptors,
         start_new_session=True,
-        preexec_fn=become_child,  # noqa: PLW1509 - unsafe beside threads; the supervisor has none
+        preexec_fn=become_child,  # noqa: PLW1509 - unsafe beside threads of Python; the supervisor has none
     )
 
 

@@ -1,4 +1,7 @@
-"""`holdfast up` while it lives: the lock on its folder, the signals, appliance.json, the stop in order."""
+"""`holdfast up` while it lives: the lock on its folder, the signals, appliance.json, the stop in order.
+
+Meanwhile it keeps the logs small and has processes started again that answer nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ from typing import Final, TypeVar
 import msgspec
 
 from coordinator.appliance.layout import ADMIN_EMAIL, Layout, Options, Paths
+from coordinator.appliance.liveness import Liveness
 from coordinator.appliance.logfiles import rotate_large_logs
 from coordinator.appliance.programs import public_url
 from coordinator.appliance.start import Start, StartFailed
 from coordinator.appliance.supervisor import Supervisor
+
+HUNG_AFTER_S: Final = 30.0
 
 _ROTATE_EVERY_S: Final = 60.0
 _STOP_ORDER: Final = ("coordinator", "node", "postgres")  # nobody loses what it still needs
@@ -69,9 +75,19 @@ def lock_folder(paths: Paths) -> int:
 class Appliance:
     """One run. Made and used in the asyncio loop, to which everything belongs; `run` is called once."""
 
-    def __init__(self, paths: Paths, options: Options, *, restart: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        options: Options,
+        *,
+        restart: bool,
+        say: Callable[[str], None],
+        hung_after_s: float = HUNG_AFTER_S,
+    ) -> None:
+        """A process that answers nothing for `hung_after_s` is killed and started again (0: never)."""
         self._paths = paths
         self._say = say
+        self._hung_after_s = hung_after_s
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._supervisor = Supervisor(run=paths.run, logs=paths.logs, restart=restart, changed=self._note_change)
@@ -89,7 +105,7 @@ class Appliance:
                 self._note_change()
                 on_ready(self._describe(self._layout))
                 _log.info("appliance.ready")
-                await self._until_stop(self._keep_logs_small())
+                await self._until_stop(self._look_after(self._layout))
         finally:
             await self._stop()
 
@@ -122,6 +138,13 @@ class Appliance:
         for role in _STOP_ORDER:
             await self._supervisor.stop(role, hurry=self._hurry)
         _log.info("appliance.stopped")
+
+    async def _look_after(self, layout: Layout) -> None:
+        async with asyncio.TaskGroup() as duties:
+            duties.create_task(self._keep_logs_small())
+            if self._supervisor.restarts and self._hung_after_s:
+                liveness = Liveness(layout, self._paths, self._supervisor, hung_after_s=self._hung_after_s)
+                duties.create_task(liveness.run())
 
     async def _keep_logs_small(self) -> None:
         while True:

@@ -2,9 +2,9 @@
 
 Guarantees: a program that is kept is started again after it ended, after a pause that doubles with every quick death;
 nothing is left running when `stop` has returned. Does not: know what the programs are for or in which order they start
-(start.py), nor look into processes that hang (their clients do).
+(start.py), nor whether they answer (liveness.py).
 
-One asyncio loop, no threads (processes.spawn needs that). All fields belong to the loop.
+One asyncio loop, no threads but ZeroMQ's (processes.spawn needs that). All fields belong to the loop.
 """
 
 from __future__ import annotations
@@ -112,6 +112,11 @@ class Supervisor:
         self._stopping = True
         children = [child for child in self._children.values() if child.program.role == role]
         await asyncio.gather(*(self._stop_child(child, hurry) for child in children))
+
+    def kill(self, child: Child) -> None:
+        """End a process that does not answer, as its program is killed; it is started again like one that died."""
+        if child.process is not None and not self._stopping:
+            child.process.send_signal(child.program.kill_signal)
 
     def failure(self, program: Program, what: str) -> ProgramFailed:
         """What to tell a person about a program: `what` follows its name."""
