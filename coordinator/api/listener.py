@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import socket
 import ssl
@@ -12,6 +14,8 @@ from tornado.netutil import bind_sockets
 from coordinator.config import CoordinatorConfig
 
 BACKLOG: Final = 1024
+
+log = logging.getLogger("coordinator.api")
 
 
 class ListenError(Exception):
@@ -50,6 +54,41 @@ def open_listener(address: str) -> list[socket.socket]:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from error
 
 
+class Tls:
+    """The TLS context for new connections; connections that stand keep theirs. Owned by the event loop."""
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        """Raises ListenError."""
+        self._config = config
+        self._seen = self._look()
+        self.context = make_tls_context(config)  # None: plain HTTP
+
+    def refresh(self) -> None:
+        """Take up a certificate and key that were replaced. While they do not fit together the old ones stay in use."""
+        found = self._look()
+        if found == self._seen:
+            return
+        self._seen = found
+        try:
+            # A new one, since a context that has taken only one of the two files could serve nobody.
+            self.context = make_tls_context(self._config)
+        except ListenError as error:
+            log.warning("tls.not_renewed", extra={"reason": str(error)})
+        else:
+            log.info("tls.renewed")
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(path) for path in (self._config.tls_cert_file, self._config.tls_key_file) if path is not None]
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def make_tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
     """TLS 1.2 and 1.3 with the configured certificate; None for plain HTTP. Raises ListenError."""
     if config.tls_cert_file is None and config.tls_key_file is None:
@@ -63,7 +102,8 @@ def make_tls_context(config: CoordinatorConfig) -> ssl.SSLContext | None:
     context.num_tickets = 1
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(config.tls_cert_file, config.tls_key_file)
+        # A password, though none is needed: for an encrypted key OpenSSL would ask the terminal, and wait.
+        context.load_cert_chain(config.tls_cert_file, config.tls_key_file, password="")
     except OSError as error:
         raise ListenError(f"the TLS certificate or key cannot be used: {error}") from error
     return context

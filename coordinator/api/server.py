@@ -1,7 +1,8 @@
 """The HTTP server of a worker: its connections, their limits, and how it stops.
 
-Guarantees: a connection that brings nothing for `idle_connection_s` is closed; after `stop_accepting` nothing new is
-taken, and `close` ends what is left. Does not: know the routes (application.py) or when to stop (daemon.py).
+Guarantees: a connection that brings nothing for `idle_connection_s` is closed; a certificate that was replaced on disk
+is used for new connections within seconds; after `stop_accepting` nothing new is taken, and `close` ends what is left.
+Does not: know the routes (application.py) or when to stop (daemon.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from coordinator.api.acceptor import Acceptor
 from coordinator.api.application import ROUTES, Api
 from coordinator.api.base import Running
 from coordinator.api.bulk import BulkTlsStream
-from coordinator.api.listener import make_tls_context, open_listener
+from coordinator.api.listener import Tls, open_listener
 from coordinator.api.routes import RouteSpec
 from coordinator.metrics import CONNECTIONS
 from coordinator.notify.longpoll import Lot
@@ -30,7 +31,7 @@ from coordinator.services import Services
 CHUNK_BYTES: Final = 256 * 1024
 BUFFER_BYTES_MAX: Final = 1024 * 1024  # what one connection may make us hold unread
 HEADER_BYTES_MAX: Final = 64 * 1024  # a path of 16 KiB is up to 48 KiB when it is percent-encoded
-STALL_CHECK_S: Final = 10.0
+TEND_S: Final = 10.0  # how often stalled connections and the certificate's files are looked at
 _BUFFERS: Final = {"max_buffer_size": BUFFER_BYTES_MAX, "read_chunk_size": CHUNK_BYTES}
 
 
@@ -44,7 +45,7 @@ class Server:
         self._lot = Lot(services.hub, self._resume)
         self.running = Running(self._lot)
         self._idle_s = config.idle_connection_s
-        self._tls = make_tls_context(config) if tls else None
+        self._tls = Tls(config) if tls else None
         self._http = HTTPServer(
             Api(services, self.running, routes),
             chunk_size=CHUNK_BYTES,
@@ -53,7 +54,7 @@ class Server:
             idle_connection_timeout=config.idle_connection_s,
         )
         self._acceptor: Acceptor | None = None
-        self._stall_check: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
         if routes is ROUTES:
             CONNECTIONS.set_function(self.count_connections)
 
@@ -61,7 +62,7 @@ class Server:
         """Accept connections on "host:port" or on the inherited socket "fd:N". Raises ListenError."""
         self._acceptor = Acceptor(open_listener(address), self._serve, self.count_connections)
         self._acceptor.start()
-        self._stall_check = asyncio.create_task(self._close_stalled(), name="stall-check")
+        self._tending = asyncio.create_task(self._tend(), name="tend-connections")
 
     def count_connections(self) -> int:
         return len(self._http._connections) + self.hub.waiting
@@ -83,9 +84,9 @@ class Server:
 
     async def close(self) -> None:
         """Close every connection, whatever it is doing."""
-        if self._stall_check is not None:
-            self._stall_check.cancel()
-            await asyncio.gather(self._stall_check, return_exceptions=True)
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
         if self._acceptor is not None:
             self._acceptor.stop()
         self._lot.close()
@@ -94,15 +95,16 @@ class Server:
     def _serve(self, connection: socket.socket, address: object) -> None:
         """Speak HTTP, over TLS where that is configured, on an accepted connection."""
         stream: IOStream
-        if self._tls is None:
+        context = self._tls.context if self._tls is not None else None
+        if context is None:
             stream = IOStream(connection, **_BUFFERS)
         else:
             try:
-                wrapped = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                wrapped = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             except OSError:  # it was closed at once, as by a port scan
                 connection.close()
                 return
-            stream = BulkTlsStream(wrapped, ssl_options=self._tls, **_BUFFERS)
+            stream = BulkTlsStream(wrapped, ssl_options=context, **_BUFFERS)
         assert isinstance(address, tuple)
         self._http.handle_stream(stream, address)
 
@@ -116,11 +118,13 @@ class Server:
         if self.running.draining:
             taken.close()
         elif isinstance(taken, ssl.SSLSocket):
-            self._http.handle_stream(BulkTlsStream(taken, ssl_options=self._tls, **_BUFFERS), address)
+            self._http.handle_stream(BulkTlsStream(taken, ssl_options=taken.context, **_BUFFERS), address)
         else:
             self._http.handle_stream(IOStream(taken, **_BUFFERS), address)
 
-    async def _close_stalled(self) -> None:
+    async def _tend(self) -> None:
         while True:
-            await asyncio.sleep(min(STALL_CHECK_S, self._idle_s))
+            await asyncio.sleep(min(TEND_S, self._idle_s))
             self.running.close_stalled(self._idle_s)
+            if self._tls is not None:
+                self._tls.refresh()

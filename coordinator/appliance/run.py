@@ -1,6 +1,6 @@
 """`holdfast up` while it lives: the lock on its folder, the signals, appliance.json, the stop in order.
 
-Meanwhile it keeps the logs small and has processes started again that answer nothing.
+Meanwhile it keeps the logs small, renews the certificate and has processes started again that answer nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import msgspec
 from coordinator.appliance.layout import ADMIN_EMAIL, Layout, Options, Paths
 from coordinator.appliance.liveness import Liveness
 from coordinator.appliance.logfiles import rotate_large_logs
-from coordinator.appliance.programs import public_url
+from coordinator.appliance.programs import public_url, setup_program
 from coordinator.appliance.start import Start, StartFailed
-from coordinator.appliance.supervisor import Supervisor
+from coordinator.appliance.supervisor import ProgramFailed, Supervisor
 
 HUNG_AFTER_S: Final = 30.0
 
 _ROTATE_EVERY_S: Final = 60.0
+_RENEW_EVERY_S: Final = 24 * 3600.0
+_RENEWAL_TIMEOUT_S: Final = 120.0
 _STOP_ORDER: Final = ("coordinator", "node", "postgres")  # nobody loses what it still needs
 
 _log = logging.getLogger(__name__)
@@ -142,9 +144,19 @@ class Appliance:
     async def _look_after(self, layout: Layout) -> None:
         async with asyncio.TaskGroup() as duties:
             duties.create_task(self._keep_logs_small())
+            duties.create_task(self._keep_certificate_valid())
             if self._supervisor.restarts and self._hung_after_s:
                 liveness = Liveness(layout, self._paths, self._supervisor, hung_after_s=self._hung_after_s)
                 duties.create_task(liveness.run())
+
+    async def _keep_certificate_valid(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_EVERY_S)
+            try:
+                # The workers notice a new certificate by themselves.
+                await self._supervisor.run_once(setup_program("keys", self._paths), timeout_s=_RENEWAL_TIMEOUT_S)
+            except ProgramFailed as failed:
+                _log.error("appliance.not_renewed", extra={"reason": str(failed), "tail": failed.tail})
 
     async def _keep_logs_small(self) -> None:
         while True:

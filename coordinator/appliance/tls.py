@@ -3,7 +3,7 @@
 Guarantees: after `ensure_certificates` there are a CA (`ca.crt`, `ca.key`) and a server certificate for the wanted
 names (`server.crt`, `server.key`), each key with mode 0600 and written before the certificate that needs it, so that
 an interrupted run is completed by the next. A server certificate from another authority is an operator's own and is
-left alone. Does not: tell running workers; a renewed certificate is used from the next start on.
+left alone. Does not: tell running workers; they notice a new certificate by themselves (api/listener.py).
 """
 
 from __future__ import annotations
