@@ -83,6 +83,7 @@ def _change_body(row: ChangeRow) -> Change:
         path=row.path,
         metadata=None if row.entry is None else metadata_body(row.entry),
         upload_id=row.upload_id,
+        device_id=row.by_device,
     )
 
 

@@ -17,7 +17,7 @@ from coordinator.api.errors import error_object
 from coordinator.api.render import metadata_body, trash_body, version_body
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata import blocks, commits, files, trees, uploads
-from coordinator.metadata.values import AccountId, FileWrite, Head, NamespaceId, Session, Upload, Written
+from coordinator.metadata.values import AccountId, FileId, FileWrite, Head, NamespaceId, Session, Upload, Written
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
 from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
 from coordinator.protocol.types import (
@@ -65,8 +65,16 @@ class FileHandler(ApiHandler):
 
 
 class MetadataHandler(FileHandler):
-    @operation("One file or folder", answer=Metadata, query={"path": str})
+    @operation(
+        "One file or folder, by its path or its id", answer=Metadata, query={"path": str | None, "id": int | None}
+    )
     async def get(self) -> None:
+        file_id = self.optional_integer("id", low=1)
+        if file_id is not None:
+            if self.optional_text("path") is not None:
+                raise BadRequest(reason="a file is named by its path or its id, not by both")
+            self.answer(metadata_body(await self.services.db.run(files.get_entry_by_id, self.session, FileId(file_id))))
+            return
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         self.answer(metadata_body(await self.services.db.run(files.get_entry, target)))
 
@@ -131,7 +139,11 @@ class CreateFolderHandler(FileHandler):
     async def post(self) -> None:
         body = self.body(CreateFolderBody)
         target = resolve(self.session, body.path, Role.EDITOR)
-        self.answer_written(await self.services.db.run(trees.create_folder, self.session, target, body.parents))
+        self.answer_written(
+            await self.services.db.run(
+                trees.create_folder, self.session, target, body.parents, _file_id(body.parent_id)
+            )
+        )
 
 
 class MoveHandler(FileHandler):
@@ -141,7 +153,16 @@ class MoveHandler(FileHandler):
         source = resolve(self.session, body.from_path, Role.EDITOR)
         to = resolve(self.session, body.to_path, Role.EDITOR)
         self.answer_written(
-            await self.services.db.run(trees.move, self.session, source, to, body.base_version, body.replace)
+            await self.services.db.run(
+                trees.move,
+                self.session,
+                source,
+                to,
+                body.base_version,
+                body.replace,
+                _file_id(body.id),
+                _file_id(body.parent_id),
+            )
         )
 
 
@@ -161,7 +182,9 @@ class DeleteHandler(FileHandler):
     async def post(self) -> None:
         body = self.body(DeleteBody)
         target = resolve(self.session, body.path, Role.EDITOR)
-        removed = await self.services.db.run(trees.delete, self.session, target, body.base_version)
+        removed = await self.services.db.run(
+            trees.delete, self.session, target, body.base_version, _file_id(body.id), body.unchanged_since
+        )
         self.publish([removed.head])
         self.answer(Deleted(deleted=removed.count))
 
@@ -181,8 +204,8 @@ class AnnounceHandler(FileHandler):
 
     @operation("Tell what is coming; which blocks to send", body=AnnounceBody, answer=AnnounceAnswer)
     async def post(self) -> None:
-        entries = self.body(AnnounceBody).entries
-        writes = [_file_write(self.session, entry) for entry in entries]
+        body = self.body(AnnounceBody)
+        writes = [_announced_write(self.session, entry) for entry in body.entries]
         announced = await self.services.db.run(uploads.announce, self.session, _good(writes))
         self.publish(announced.heads)
         missing = await self._missing(_good(writes))
@@ -192,7 +215,7 @@ class AnnounceHandler(FileHandler):
                 results=[
                     AnnounceResult(error=error_object(result, self.request_id))
                     if isinstance(result, ApiError)
-                    else _announced(result, write, missing)
+                    else _announced(result, write, missing, as_ranges=body.as_ranges)
                     for write, result in zip(writes, results, strict=True)
                 ]
             )
@@ -240,7 +263,9 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
     """One entry as the metadata takes it, or why it cannot be taken; the others are not touched by that."""
     try:
         target = resolve(session, entry.path, Role.EDITOR)
-        if len(entry.blocks) != count_blocks(entry.size):
+        if entry.upload_id is not None and entry.blocks:
+            raise BadRequest(reason="an entry names its blocks or an upload, not both")
+        if entry.upload_id is None and len(entry.blocks) != count_blocks(entry.size):
             raise SizeMismatch(received=len(entry.blocks) * BLOCK_BYTES, expected=entry.size)
         modified_at = as_utc(entry.mtime)
     except ApiError as error:
@@ -252,7 +277,20 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
         base_version=entry.base_version,
         client_modified_at=modified_at,
         executable=entry.executable,
+        file_id=_file_id(entry.id),
+        parent_id=_file_id(entry.parent_id),
+        announced=entry.upload_id,
     )
+
+
+def _announced_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
+    if entry.upload_id is not None:
+        return BadRequest(reason="an announcement names its blocks")
+    return _file_write(session, entry)
+
+
+def _file_id(number: int | None) -> FileId | None:
+    return None if number is None else FileId(number)
 
 
 def _good(writes: Sequence[FileWrite | ApiError]) -> list[FileWrite]:
@@ -265,10 +303,26 @@ def _weave(writes: Sequence[FileWrite | ApiError], results: Sequence[_T | ApiErr
     return [write if isinstance(write, ApiError) else next(good) for write in writes]
 
 
-def _announced(upload: Upload, write: FileWrite | ApiError, missing: set[bytes]) -> AnnounceResult:
+def _announced(upload: Upload, write: FileWrite | ApiError, missing: set[bytes], *, as_ranges: bool) -> AnnounceResult:
     assert isinstance(write, FileWrite)
-    needed = [digest.hex() for digest in dict.fromkeys(write.hashes) if digest in missing]
-    return AnnounceResult(upload_id=upload.id, missing=needed)
+    first: dict[bytes, int] = {}
+    for index, digest in enumerate(write.hashes):
+        if digest in missing:
+            first.setdefault(digest, index)
+    if as_ranges:
+        return AnnounceResult(upload_id=upload.id, missing_ranges=_ranges(first.values()))
+    return AnnounceResult(upload_id=upload.id, missing=[digest.hex() for digest in first])
+
+
+def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as [start, stop) ranges."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return ranges
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -20,6 +20,7 @@ def metadata_body(entry: Entry) -> Metadata:
         modified_by=entry.modified_by,
         state="pending" if entry.pending else "complete",
         executable=entry.executable,
+        parent_id=entry.parent_id,
     )
 
 

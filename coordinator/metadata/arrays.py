@@ -49,8 +49,9 @@ class Bytes(Array):
 class Texts(Array):
     element_oid, array_oid = 25, 1009
 
-    def __init__(self, values: Iterable[str]) -> None:
-        super().__init__([_LENGTH.pack(len(raw)) + raw for raw in (value.encode() for value in values)])
+    def __init__(self, values: Iterable[str | None]) -> None:
+        raw = (None if value is None else value.encode() for value in values)
+        super().__init__([_NULL if value is None else _LENGTH.pack(len(value)) + value for value in raw])
 
 
 class Ints(Array):

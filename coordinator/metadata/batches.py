@@ -25,6 +25,7 @@ from coordinator.protocol.errors import (
 from coordinator.protocol.hashing import HASH_BYTES, count_blocks
 
 Keys = tuple[str, ...]
+_GUARDS = {1: "id", 2: "parent_id"}  # as the functions in SQL number them
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ def refusal(code: str, fact: int | None, fact2: int | None, missing: bytes | Non
     """The error for what a function in SQL answered in its o_error column."""
     match code:
         case "version_conflict":
-            return VersionConflict(current_version=fact)
+            return VersionConflict(current_version=fact, **({"guard": _GUARDS[fact2]} if fact2 else {}))
         case "blocks_missing":
             assert missing is not None
             hashes = (missing[at : at + HASH_BYTES].hex() for at in range(0, len(missing), HASH_BYTES))

@@ -9,6 +9,7 @@ namespace form one total order; a version is visible with all its blocks or not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from coordinator.metadata import blocks, db, uploads
@@ -16,18 +17,21 @@ from coordinator.metadata.arrays import Bigints, Booleans, Bytes, Ints, Texts, T
 from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
 from coordinator.metadata.entries import full_path
 from coordinator.metadata.values import (
+    Announced,
     CommitResults,
     Entry,
+    FileId,
     FileWrite,
     Head,
     NamespaceId,
     NewBlock,
     Session,
     Target,
+    UploadState,
     Written,
 )
-from coordinator.protocol.errors import ApiError, UploadGone
-from coordinator.protocol.hashing import content_hash
+from coordinator.protocol.errors import ApiError, NotFound, SizeMismatch, UploadGone
+from coordinator.protocol.hashing import HASH_BYTES, content_hash
 from coordinator.protocol.types import Kind
 
 _RESULT: Final = """c.o_ord, c.o_error, c.o_fact, c.o_fact2, c.o_missing, c.o_file, c.o_parent, c.o_path, c.o_name,
@@ -35,7 +39,8 @@ _RESULT: Final = """c.o_ord, c.o_error, c.o_fact, c.o_fact2, c.o_missing, c.o_fi
     (SELECT a.email FROM user_account a WHERE a.id = c.o_modified_by)"""
 _COMMIT_FILES: Final = f"""SELECT {_RESULT} FROM commit_files(
     %s, %s, %s, %s, %s, %s::bigint[], %s, NULL, %s::text[], %s::text[], %s::integer[], %s::text[], %s::text[],
-    %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[], %s::integer[], %s::timestamptz[], %s::boolean[]) c"""
+    %s::bytea[], %s::bigint[], %s::bytea[], %s::bytea[], %s::integer[], %s::timestamptz[], %s::boolean[], %s::bigint[],
+    %s::bigint[], %s::text[]) c"""
 _COMMIT_UPLOAD: Final = f"SELECT {_RESULT} FROM commit_upload(%s, %s, %s, %s::bigint[]) c"
 
 
@@ -44,14 +49,19 @@ def commit_files(session: Session, writes: Sequence[FileWrite], request_key: str
 
     One round trip and one transaction for each namespace among the targets (more where the batch writes a path twice).
     An entry whose current content is already what it would write succeeds without a new version; so does the repeat of
-    a commit with the same `request_key`. The caller has checked that the session may write there.
-    The errors: VersionConflict (`current_version`), BlocksMissing (`missing`), QuotaExceeded, IsAFolder, NotAFolder,
-    SizeMismatch.
+    a commit with the same `request_key`, and of one of announced content that has become a version. The caller has
+    checked that the session may write there.
+    The errors: VersionConflict (`current_version`, `guard`), BlocksMissing (`missing`), QuotaExceeded, IsAFolder,
+    NotAFolder, SizeMismatch, NotFound and UploadGone (of the announcement).
     """
     results: dict[int, Entry | ApiError] = {}
     good = []
-    for at, write in enumerate(writes):
-        if (error := check_write(write)) is not None:
+    announced = uploads.find_announced(session, [write.announced for write in writes if write.announced is not None])
+    for at, named in enumerate(writes):
+        write = named if named.announced is None else _with_content(named, announced.get(named.announced))
+        if not isinstance(write, FileWrite):
+            results[at] = write
+        elif (error := check_write(write)) is not None:
             results[at] = error
         else:
             good.append((at, write))
@@ -61,6 +71,49 @@ def commit_files(session: Session, writes: Sequence[FileWrite], request_key: str
         results.update(zip(run.at, outcome, strict=True))
         heads[head.namespace_id] = head
     return CommitResults(tuple(results[at] for at in range(len(writes))), tuple(heads.values()))
+
+
+def _with_content(write: FileWrite, announced: Announced | None) -> FileWrite | Entry | ApiError:
+    """The write with the hashes that were announced for it; the entry where that has been committed already."""
+    if announced is None or announced.namespace_id != write.target.namespace_id:
+        return NotFound(what="upload")
+    if announced.size_bytes != write.size_bytes:
+        return SizeMismatch(received=announced.size_bytes, expected=write.size_bytes)
+    if announced.file_id is not None and announced.version is not None:
+        return _committed(write.target, announced.file_id, announced.version) or UploadGone()
+    if announced.state is not UploadState.PENDING:
+        return UploadGone()
+    ends = range(HASH_BYTES, len(announced.hashes) + 1, HASH_BYTES)
+    return replace(write, hashes=tuple(announced.hashes[end - HASH_BYTES : end] for end in ends))
+
+
+def _committed(target: Target, file_id: FileId, version: int) -> Entry | None:
+    """The file as it was written then, at its place of now; None when that version is no more."""
+    row = db.row(
+        """SELECT f.parent_id, f.name, path_of(f.namespace_id, f.id), v.size_bytes, v.content_hash, v.modified_at,
+                  v.client_modified_at, (SELECT a.email FROM user_account a WHERE a.id = v.modified_by), v.executable
+           FROM file f JOIN file_version v ON v.namespace_id = f.namespace_id AND v.file_id = f.id AND v.version = %s
+           WHERE f.namespace_id = %s AND f.id = %s""",
+        (version, target.namespace_id, file_id),
+    )
+    if row is None:
+        return None
+    parent_id, name, path, size, content, at, client_at, by, executable = row
+    return Entry(
+        namespace_id=target.namespace_id,
+        id=file_id,
+        parent_id=parent_id,
+        path=full_path(target.mount_path, path),
+        name=name,
+        kind=Kind.FILE,
+        version=version,
+        size_bytes=size,
+        content_hash=content,
+        modified_at=at,
+        client_modified_at=client_at,
+        modified_by=by or "",
+        executable=executable,
+    )
 
 
 def commit_new(session: Session, write: FileWrite, new_blocks: Sequence[NewBlock]) -> CommitResults:
@@ -100,6 +153,9 @@ def _commit_run(session: Session, run: Run, request_key: str | None) -> tuple[li
             Ints(write.base_version or 0 for write in run.writes),
             Times(write.client_modified_at for write in run.writes),
             Booleans(write.executable for write in run.writes),
+            Bigints(write.file_id for write in run.writes),
+            Bigints(write.parent_id for write in run.writes),
+            Texts(write.announced for write in run.writes),
         ),
     )
     outcome = [

@@ -68,6 +68,32 @@ def get_entry(target: Target) -> Entry:
     return found if target.names else replace(found, name=target.mount_path.rpartition("/")[2])
 
 
+def get_entry_by_id(session: Session, file_id: FileId) -> Entry:
+    """A live file or folder wherever it is among what the caller may read. Raises NotFound."""
+    found = db.rows(
+        f"""WITH RECURSIVE up AS (
+                SELECT f.namespace_id, f.parent_id, f.deleted_at IS NULL AS live,
+                       CASE WHEN f.parent_id IS NULL THEN '' ELSE '/' || f.name END AS path
+                FROM unnest(%(readable)s::bigint[]) AS n(id) CROSS JOIN LATERAL (
+                    SELECT * FROM file f WHERE f.namespace_id = n.id AND f.id = %(file)s LIMIT 1) f
+                UNION ALL
+                SELECT u.namespace_id, f.parent_id, u.live AND f.deleted_at IS NULL,
+                       CASE WHEN f.parent_id IS NULL THEN u.path ELSE '/' || f.name || u.path END
+                FROM up u CROSS JOIN LATERAL (
+                    SELECT * FROM file f WHERE f.namespace_id = u.namespace_id AND f.id = u.parent_id LIMIT 1) f
+            )
+            SELECT u.path, {ENTRY} FROM up u JOIN file f ON f.namespace_id = u.namespace_id AND f.id = %(file)s
+            WHERE u.parent_id IS NULL AND u.live""",
+        {"readable": Bigints(session.namespace_ids), "file": file_id},
+    )
+    if not found:
+        raise NotFound(what="file or folder")
+    [(path, *row)] = found
+    mount = next(mount for mount in session.mounts if mount.namespace_id == row[0])
+    entry = entry_of(tuple(row), full_path(mount.path, path))
+    return entry if path else replace(entry, name=mount.path.rpartition("/")[2])
+
+
 # --- folders ----------------------------------------------------------------------------------------------------
 
 

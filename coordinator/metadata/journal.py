@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from coordinator.metadata import db, sweeps
 from coordinator.metadata.arrays import Bigints
@@ -32,6 +33,8 @@ from coordinator.metadata.values import (
     Session,
 )
 from coordinator.protocol.types import Kind
+
+_LOOK_BACK_MAX: Final = 100_000  # a cursor that is further behind is told to read first
 
 
 def heads(namespace_ids: Collection[NamespaceId]) -> dict[NamespaceId, Head]:
@@ -61,6 +64,36 @@ def is_behind(session: Session, cursor: str, now: Mapping[NamespaceId, Head]) ->
         if place.listed is not None or (head is not None and (head.epoch, head.seq) != (place.epoch, place.seq)):
             return True
     return False
+
+
+def has_changed(namespace_id: NamespaceId, file_id: FileId, cursor: str) -> bool:
+    """Whether anything at or below `file_id` changed after `cursor`; also when that can no longer be told. What is only
+    announced does not count. The caller holds the namespace's row. Raises BadCursor.
+    """
+    place = decode_cursor(cursor).get(namespace_id)
+    epoch, head, floor = db.one(
+        "SELECT epoch, journal_seq, journal_floor FROM namespace WHERE id = %s", (namespace_id,)
+    )
+    if place is None or place.listed is not None or place.epoch != epoch or not floor <= place.seq <= head:
+        return True
+    if head - place.seq > _LOOK_BACK_MAX:
+        return True
+    (found,) = db.one(
+        """WITH RECURSIVE told AS (
+               SELECT j.file_id, j.parent_id FROM journal j
+               WHERE j.namespace_id = %(namespace)s AND j.seq > %(seq)s AND j.op NOT IN ('pending', 'withdrawn')
+           ), up AS (
+               SELECT t.id FROM (SELECT file_id AS id FROM told UNION SELECT parent_id FROM told) t
+               WHERE t.id IS NOT NULL
+               UNION
+               SELECT f.parent_id FROM up u CROSS JOIN LATERAL (
+                   SELECT * FROM file f WHERE f.namespace_id = %(namespace)s AND f.id = u.id LIMIT 1) f
+               WHERE f.parent_id IS NOT NULL
+           )
+           SELECT EXISTS (SELECT 1 FROM up WHERE id = %(file)s)""",
+        {"namespace": namespace_id, "seq": place.seq, "file": file_id},
+    )
+    return bool(found)
 
 
 def raise_epochs() -> int:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from coordinator.metadata import db
+from coordinator.metadata import db, journal
 from coordinator.metadata.arrays import Texts
 from coordinator.metadata.entries import ENTRY, check_walk, entry_of, full_path, keys_of
 from coordinator.metadata.values import ChangeOp, Entry, FileId, Head, Removed, Session, Target, Written
 from coordinator.protocol.errors import (
+    BadPath,
     BadRequest,
     IsAFolder,
     MoveIntoItself,
@@ -28,6 +29,7 @@ from coordinator.protocol.errors import (
     TooLarge,
     VersionConflict,
 )
+from coordinator.protocol.names import DEPTH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX
 from coordinator.protocol.types import Kind
 
 COPY_FILES_MAX: Final = 100_000
@@ -125,10 +127,13 @@ def _measure(target: Target, file_id: int) -> tuple[int, int, int]:
 # --- folders ----------------------------------------------------------------------------------------------------
 
 
-def create_folder(session: Session, target: Target, parents: bool = False) -> Written:
-    """`parents`: make what is missing above, accept an existing one. Raises NameTaken, NotAFolder, NotFound."""
+def create_folder(session: Session, target: Target, parents: bool = False, parent_id: FileId | None = None) -> Written:
+    """`parents`: make what is missing above, accept an existing one. Raises NameTaken, NotAFolder, NotFound, and
+    VersionConflict where its parent is not `parent_id`."""
     with db.transaction():
         space = _lock(target)
+        if parent_id is not None and target.names:
+            _check_parent(_walk(target, target.names[:-1]), len(target.names) - 1, parent_id)
         place = _walk(target, target.names)
         if place.depth == len(target.names):
             if not (parents and place.is_folder):
@@ -162,26 +167,38 @@ def _make_folders(session: Session, space: _Namespace, target: Target, names: tu
 # --- move and copy ----------------------------------------------------------------------------------------------
 
 
-def move(
-    session: Session, source: Target, to: Target, base_version: int | None = None, replace: bool = False
+def move(  # noqa: PLR0917 - a move and its guards, passed through the door
+    session: Session,
+    source: Target,
+    to: Target,
+    base_version: int | None = None,
+    replace: bool = False,
+    file_id: FileId | None = None,
+    parent_id: FileId | None = None,
 ) -> Written:
     """Rename or move within one namespace; `replace` lets a file take the place of a file (which goes to the trash).
 
-    Raises NotFound, NameTaken, NotAFolder, MoveIntoItself, VersionConflict (`base_version` guards the source),
-    NotAllowed (the root), BadRequest (between two namespaces: copy and delete instead).
+    Guards: `base_version` and `file_id` of the source, `parent_id` of the target folder; where one does not hold
+    VersionConflict is raised, unless `file_id` has been moved there already, which is an answer like the first.
+    Raises NotFound, NameTaken, NotAFolder, MoveIntoItself, BadPath (too deep or too long below), NotAllowed (the root),
+    BadRequest (between two namespaces: copy and delete instead).
     """
     _check_ends(source, to)
     with db.transaction():
         space = _lock(source)
-        found = _find(source)
+        found = _walk(source, source.names)
+        if file_id is not None and (found.depth < len(source.names) or found.id != file_id):
+            return Written(_moved_already(source, found, to, file_id, parent_id), space.head())
+        check_walk(source, found.depth, found.is_folder)
         before = _entry(source, found.id, found.path)
         _check_base(before, base_version)
-        parent = _new_parent(to)
+        parent = _new_parent(to, parent_id)
         if found.is_folder and _is_within(to, parent.id, found.id):
             raise MoveIntoItself()
         path = f"{parent.path}/{to.names[-1]}"
         if before.parent_id == parent.id and before.name == to.names[-1]:
             return Written(before, space.head())
+        _check_reach(space, found.id, found.is_folder, full_path(to.mount_path, path))
         _clear_place(session, space, to, before, replace=replace)
         db.run(
             "UPDATE file SET parent_id = %s, name = %s, name_key = %s WHERE namespace_id = %s AND id = %s",
@@ -191,12 +208,23 @@ def move(
         return Written(_entry(to, found.id, path), space.head())
 
 
+def _moved_already(source: Target, found: _Place, to: Target, file_id: FileId, parent_id: FileId | None) -> Entry:
+    """What a repeated move by id is answered with; raises what stands against it where it was not made."""
+    there = _walk(to, to.names)
+    if there.depth == len(to.names) and there.id == file_id:
+        entry = _entry(to, file_id, there.path)
+        if entry.name == to.names[-1] and parent_id in (None, entry.parent_id):
+            return entry
+    check_walk(source, found.depth, found.is_folder)
+    raise VersionConflict(current_version=None, guard="id")
+
+
 def copy(
     session: Session, source: Target, to: Target, base_version: int | None = None, replace: bool = False
 ) -> Written:
     """Copy a file, or a folder with everything below it (at most 100,000 files), by reference: zero bytes.
 
-    Raises as `move` does, and QuotaExceeded, TooLarge.
+    Raises as `move` does, and QuotaExceeded, TooLarge, VersionConflict (`base_version`).
     """
     _check_ends(source, to)
     with db.transaction():
@@ -207,6 +235,7 @@ def copy(
         parent = _new_parent(to)
         if found.is_folder and _is_within(to, parent.id, found.id):
             raise MoveIntoItself()
+        _check_reach(space, found.id, found.is_folder, full_path(to.mount_path, f"{parent.path}/{to.names[-1]}"))
         _, files, size = _measure(source, found.id)
         if files > COPY_FILES_MAX:
             raise TooLarge(limit=f"{COPY_FILES_MAX} files at once")
@@ -243,9 +272,17 @@ def _check_base(entry: Entry, base_version: int | None) -> None:
         raise VersionConflict(current_version=entry.version)
 
 
-def _new_parent(to: Target) -> _Place:
+def _check_parent(parent: _Place, depth: int, parent_id: FileId) -> None:
+    """Raises VersionConflict unless a walk of `depth` names has led to the folder `parent_id`."""
+    if parent.depth < depth or parent.id != parent_id:
+        raise VersionConflict(current_version=None, guard="parent_id")
+
+
+def _new_parent(to: Target, parent_id: FileId | None = None) -> _Place:
     above = to.names[:-1]
     parent = _walk(to, above)
+    if parent_id is not None:
+        _check_parent(parent, len(above), parent_id)
     if not parent.is_folder:
         raise NotAFolder()
     if parent.depth < len(above):
@@ -266,6 +303,39 @@ def _is_within(target: Target, folder_id: FileId, ancestor_id: FileId) -> bool:
         {"namespace": target.namespace_id, "folder": folder_id, "ancestor": ancestor_id},
     )
     return bool(found)
+
+
+def _check_reach(space: _Namespace, file_id: FileId, is_folder: bool, path: str) -> None:
+    """Raises BadPath where the entry or something below it would have a path at `path` that no request could name.
+
+    Asks the folders alone first, which have an index of their own: a tree has far fewer of them.
+    """
+    names, size = path.count("/"), len(path.encode())
+    if is_folder:
+        levels, longest = _reach(space, file_id, files=False)
+        if names + levels + 1 > DEPTH_MAX or size + longest + 1 + NAME_BYTES_MAX > PATH_BYTES_MAX:
+            levels, longest = _reach(space, file_id, files=True)
+        names, size = names + levels, size + longest
+    if names > DEPTH_MAX:
+        raise BadPath(reason=f"something in it would be deeper than {DEPTH_MAX} folders")
+    if size > PATH_BYTES_MAX:
+        raise BadPath(reason=f"the path of something in it would be longer than {PATH_BYTES_MAX} bytes")
+
+
+def _reach(space: _Namespace, folder_id: FileId, *, files: bool) -> tuple[int, int]:
+    """How many levels, and how many bytes of names and slashes, the live folders (and files) below go down at most."""
+    levels, longest = db.one(
+        f"""WITH RECURSIVE below AS (
+                SELECT %(folder)s::bigint AS id, 0 AS depth, 0 AS size
+                UNION ALL
+                SELECT f.id, b.depth + 1, b.size + 1 + octet_length(f.name) FROM below b CROSS JOIN LATERAL (
+                    SELECT * FROM file c WHERE c.namespace_id = %(namespace)s AND c.parent_id = b.id
+                       AND c.deleted_at IS NULL {"" if files else "AND c.is_folder"} OFFSET 0) f
+            )
+            SELECT max(depth), max(size) FROM below""",
+        {"folder": folder_id, "namespace": space.id},
+    )
+    return levels, longest
 
 
 def _clear_place(
@@ -298,15 +368,27 @@ def _trash(session: Session, space: _Namespace, target: Target, place: _Place) -
 # --- delete and restore -----------------------------------------------------------------------------------------
 
 
-def delete(session: Session, target: Target, base_version: int | None = None) -> Removed:
-    """Into the trash; a folder with all below it is one row. Raises NotFound, VersionConflict, NotAllowed (root)."""
+def delete(
+    session: Session,
+    target: Target,
+    base_version: int | None = None,
+    file_id: FileId | None = None,
+    unchanged_since: str | None = None,
+) -> Removed:
+    """Into the trash; a folder with all below it is one row. Raises NotFound, NotAllowed (root), and VersionConflict
+    where the version, the id, or (after the cursor `unchanged_since`) anything below is not as the caller believes.
+    """
     if not target.names:
         raise NotAllowed()
     with db.transaction():
         space = _lock(target)
         place = _find(target)
-        if base_version is not None:
-            _check_base(_entry(target, place.id, place.path), base_version)
+        entry = _entry(target, place.id, place.path)
+        if file_id is not None and file_id != place.id:
+            raise VersionConflict(current_version=entry.version or None, guard="id")
+        _check_base(entry, base_version)
+        if unchanged_since is not None and journal.has_changed(target.namespace_id, place.id, unchanged_since):
+            raise VersionConflict(current_version=entry.version or None, guard="unchanged_since")
         count = _trash(session, space, target, place)
         return Removed(count, space.head())
 
@@ -357,6 +439,7 @@ def _has_trash(target: Target) -> bool:
 def _undelete(session: Session, space: _Namespace, target: Target, place: _Place) -> str:
     """Take the entry out of the trash to where its path leads now; its path there. The caller journals it."""
     parent = _walk(target, target.names[:-1])
+    _check_reach(space, place.id, place.is_folder, full_path(target.mount_path, "/" + "/".join(target.names)))
     if parent.depth < len(target.names) - 1:
         made = _make_folders(session, space, target, target.names[:-1])
         parent_id, above = made.entry.id, made.entry.path.removeprefix(target.mount_path)

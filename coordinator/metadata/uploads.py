@@ -10,7 +10,7 @@ can change nothing more, however late it wakes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
@@ -22,6 +22,7 @@ from coordinator.metadata.batches import Run, check_write, refusal, split_into_r
 from coordinator.metadata.entries import joined, keys_of, path_digest
 from coordinator.metadata.rows import BLOCK, block_of
 from coordinator.metadata.values import (
+    Announced,
     AnnounceResults,
     Appended,
     Claim,
@@ -54,7 +55,8 @@ _UPLOAD: Final = """q.id, q.namespace_id, q.names, q.user_id, q.streamed, q.size
     q.expires_at, q.file_id, q.version"""
 _ANNOUNCE: Final = """SELECT * FROM announce_files(
     %s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::bytea[],
-    %s::bigint[], %s::bytea[], %s::integer[], %s::timestamptz[], %s::boolean[], %s::text[])"""
+    %s::bigint[], %s::bytea[], %s::integer[], %s::timestamptz[], %s::boolean[], %s::text[], %s::bigint[],
+    %s::bigint[])"""
 
 
 def new_id() -> str:
@@ -103,6 +105,8 @@ def create(
                 Times([client_modified_at]),
                 Booleans([executable]),
                 Texts([new_id()]),
+                Bigints([None]),
+                Bigints([None]),
             ),
         )
         _, error, fact, fact2, upload_id = found
@@ -154,13 +158,27 @@ def _announce_run(session: Session, run: Run, expires_after_s: float) -> tuple[l
                 Times(write.client_modified_at for write in run.writes),
                 Booleans(write.executable for write in run.writes),
                 Texts(new_id() for _ in run.writes),
+                Bigints(write.file_id for write in run.writes),
+                Bigints(write.parent_id for write in run.writes),
             ),
         )
         ids = [row[4] for row in found if row[4] is not None]
+        _keep_recipes(
+            {row[4]: write.hashes for row, write in zip(found, run.writes, strict=True) if row[4] is not None}
+        )
         rows = db.rows(f"SELECT {_UPLOAD} FROM upload q WHERE q.id = ANY (%s::text[])", (ids,))
     uploads = {row[0]: _upload(session, row) for row in rows}
     outcome = [uploads[row[4]] if row[1] is None else refusal(row[1], row[2], row[3]) for row in found]
     return outcome, Head(target.namespace_id, head[2], head[3])
+
+
+def _keep_recipes(hashes: Mapping[str, Sequence[bytes]]) -> None:
+    """What the uploads consist of. An earlier one that is continued has it already."""
+    db.run(
+        """INSERT INTO upload_recipe (upload_id, hashes) SELECT * FROM unnest(%s::text[], %s::bytea[])
+           ON CONFLICT DO NOTHING""",
+        (Texts(hashes), Bytes(b"".join(one) for one in hashes.values())),
+    )
 
 
 def _caller(session: Session, target: Target) -> tuple[int, ...]:
@@ -206,6 +224,19 @@ def _upload(session: Session, row: db.Row) -> Upload:
         file_id=file_id,
         version=version,
     )
+
+
+def find_announced(session: Session, upload_ids: Collection[str]) -> dict[str, Announced]:
+    """What the caller has announced by hashes under these ids, whatever has become of it; others are left out."""
+    if not upload_ids:
+        return {}
+    found = db.rows(
+        """SELECT q.id, q.namespace_id, q.state, q.size_bytes, r.hashes, q.file_id, q.version
+           FROM upload q JOIN upload_recipe r ON r.upload_id = q.id
+           WHERE q.id = ANY (%s::text[]) AND q.user_id = %s""",
+        (Texts(upload_ids), session.user_id),
+    )
+    return {row[0]: Announced(row[1], UploadState(row[2]), *row[3:]) for row in found}
 
 
 def list_parts(upload_id: str, from_start: int = 0) -> list[PartRow]:

@@ -205,7 +205,11 @@ class TrashPage:
 
 @dataclass(frozen=True, slots=True)
 class FileWrite:
-    """One file to be written: `hashes` of its blocks in order; `base_version` 0 or None where no file may be yet."""
+    """One file to be written: `hashes` of its blocks in order; `base_version` 0 or None where no file may be yet.
+
+    `announced` is an upload of the caller whose hashes these are (in a commit, where `hashes` is empty then). `file_id`
+    and `parent_id` guard what stands at the target and the folder that it is in.
+    """
 
     target: Target
     size_bytes: int
@@ -213,6 +217,9 @@ class FileWrite:
     base_version: int | None = None
     client_modified_at: datetime | None = None
     executable: bool = False
+    file_id: FileId | None = None
+    parent_id: FileId | None = None
+    announced: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +323,18 @@ class Upload:
     claim_epoch: int
     active_epoch: int | None
     expires_at: datetime
+    file_id: FileId | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """An announced content as a commit names it: its hashes, one after the other; the version that it has become."""
+
+    namespace_id: NamespaceId
+    state: UploadState
+    size_bytes: int
+    hashes: bytes
     file_id: FileId | None
     version: int | None
 

@@ -15,7 +15,7 @@ from tests.kit.api import BASE, User, as_json, check_refused, cut, digest, entry
 
 METADATA = {
     *("id", "path", "kind", "version", "size", "content_hash", "modified_at", "client_modified_at", "modified_by"),
-    *("state", "executable"),
+    *("state", "executable", "parent_id"),
 }
 AWKWARD = [
     *(" leading", "trailing ", "dot.", "...", "-rf", "~", "$HOME", "`id`", "a\\b", "a:b", "CON", "nul.txt", "*?<>|"),
