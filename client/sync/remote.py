@@ -81,6 +81,11 @@ class RemoteSide:
         """Where the synced folder is in the service's tree; "/" for the whole."""
         return self._store.fact("remote_path") or "/"
 
+    @property
+    def root_id(self) -> RemoteId | None:
+        """The synced folder's id, once it is known."""
+        return self._store.remote_root or None
+
     def begin(self, root: Metadata) -> None:
         """Sync the service's folder `root` from now on: the store must be empty or of the same folder."""
         store = self._store

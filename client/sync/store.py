@@ -765,6 +765,18 @@ class Store:
     def drop_problems(self, source: str) -> None:
         self._write("DELETE FROM problem WHERE source = ?", (source,))
 
+    def drop_problems_in(self, folder: str, source: str) -> None:
+        """Of the entries that lie directly in the folder ("" is the root)."""
+        prefix = folder + "/" if folder else ""
+        found = self._write(
+            "SELECT path FROM problem WHERE source = ? AND path >= ? AND path < ?",
+            (source, prefix, prefix + "\U0010ffff"),
+        ).fetchall()
+        self._sql.executemany(
+            "DELETE FROM problem WHERE path = ? AND source = ?",
+            ((path, source) for (path,) in found if "/" not in path[len(prefix) :]),
+        )
+
     def problems(self, limit: int = 1000) -> list[tuple[str, str]]:
         """(path, reason), by path."""
         return self._sql.execute("SELECT path, reason FROM problem ORDER BY path LIMIT ?", (limit,)).fetchall()
