@@ -49,6 +49,7 @@ def main() -> int:
         repeat=arguments.repeat,
         full=arguments.full,
         quick=arguments.quick,
+        only=arguments.only,
     )
     names = arguments.names or catalog.NAMES
     try:
@@ -76,8 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=int, metavar="N", help="measured runs after the warm-up (default 3)")
     parser.add_argument("--size", type=parse_size, help="bytes to move, as 64MB or 1GiB (default: see the benchmark)")
     parser.add_argument("--count", type=int, metavar="N", help="files, requests or connections")
-    parser.add_argument("--full", action="store_true", help="the largest sizes of metadata and memory as well")
+    parser.add_argument("--full", action="store_true", help="the largest sizes of metadata, memory and sync as well")
     parser.add_argument("--quick", action="store_true", help="an eighth of everything, once: is it still alive?")
+    parser.add_argument("--only", metavar="PART", help="one part of a benchmark that has several (see its docstring)")
     parser.add_argument("--strict", action="store_true", help="exit code 2 when a target is missed")
     parser.add_argument(
         "--dir", default=str(Path(tempfile.gettempdir(), "holdfast-bench")), help="work folder on the disk to measure"

@@ -9,7 +9,19 @@ from typing import Final, cast
 from bench.result import Options, Outcome
 
 NAMES: Final = (
-    *("roofline", "bulk", "download", "degraded", "small", "latency", "ranges", "metadata", "longpoll", "memory"),
+    *(
+        "roofline",
+        "bulk",
+        "download",
+        "degraded",
+        "small",
+        "latency",
+        "ranges",
+        "metadata",
+        "longpoll",
+        "memory",
+        "sync",
+    ),
 )
 
 Run = Callable[[Options], Outcome]

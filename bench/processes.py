@@ -111,7 +111,7 @@ class Window:
 
     def __enter__(self) -> Self:
         for pid in self._meter.members():
-            _reset_peak(pid)
+            reset_peak(pid)
         self._before = _cpu_by_process(self._meter.members())
         self._began = time.monotonic()
         self._thread.start()
@@ -156,7 +156,7 @@ class Window:
 
     def _note_peaks(self, members: Mapping[int, Kind]) -> None:
         for pid, kind in members.items():
-            peak = _status_bytes(pid, "VmHWM")
+            peak = status_bytes(pid, "VmHWM")
             if peak > self._peak_rss.get(pid, (kind, 0))[1]:
                 self._peak_rss[pid] = (kind, peak)
 
@@ -175,7 +175,7 @@ def read_pss(pid: int) -> int:
 
 def read_rss(pid: int) -> int:
     """Resident bytes; 0 when it is gone."""
-    return _status_bytes(pid, "VmRSS")
+    return status_bytes(pid, "VmRSS")
 
 
 def read_bytes_read(pid: int) -> int:
@@ -206,7 +206,8 @@ def _cpu_by_process(members: Mapping[int, Kind]) -> dict[int, float]:
     return {pid: stats[pid].cpu_s for pid in members if pid in stats}
 
 
-def _status_bytes(pid: int, name: str) -> int:
+def status_bytes(pid: int, name: str) -> int:
+    """A size of /proc/PID/status, as VmHWM; 0 when the process is gone."""
     return _field_bytes(Path(f"/proc/{pid}/status"), name)
 
 
@@ -221,7 +222,7 @@ def _field_bytes(path: Path, name: str) -> int:
     return 0
 
 
-def _reset_peak(pid: int) -> None:
+def reset_peak(pid: int) -> None:
     """Begin VmHWM anew (proc(5), clear_refs 5). Without the right to do so the peak since the start stays."""
     try:
         Path(f"/proc/{pid}/clear_refs").write_text("5")

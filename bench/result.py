@@ -115,6 +115,7 @@ class Options:
     repeat: int | None = None
     full: bool = False
     quick: bool = False
+    only: str | None = None
 
     def size(self, usual: int) -> int:
         """Bytes to move: as asked, else `usual`, an eighth of it with --quick."""

@@ -45,6 +45,8 @@ class Service:
         self.appliance = appliance
         self.folder = folder
         self.home = folder / "home"
+        self.email = _EMAIL
+        self.password_file = folder / "password"
         self.meter = Meter(self.kinds())
         self.account = self._prepare_user()
 
@@ -139,13 +141,12 @@ class Service:
     def _prepare_user(self) -> Account:
         """A user of its own, for the default quota would end some runs; logged in as a device, and in the CLI."""
         admin = self.appliance.login("bench")
-        password = self.folder / "password"
-        password.write_text("correct horse battery staple\n")
-        body = {"email": _EMAIL, "password": password.read_text().strip(), "quota": _QUOTA_BYTES}
+        self.password_file.write_text("correct horse battery staple\n")
+        body = {"email": _EMAIL, "password": self.password_file.read_text().strip(), "quota": _QUOTA_BYTES}
         self._check(admin.call("POST", "/api/v1/admin/users", document=body))
         told = self.appliance.description
         self.cli(
-            *("login", told["url"], "--email", _EMAIL, "--password-file", str(password)),
+            *("login", told["url"], "--email", _EMAIL, "--password-file", str(self.password_file)),
             *("--ca-file", told["ca_file"]),
         )
         account = msgspec.json.decode((self.home / "account.json").read_bytes())

@@ -31,6 +31,7 @@ class TcpProxy:
         self._closed = False
         self._cut_after_bytes: int | None = None
         self._forwarded_bytes = 0
+        self._answered_bytes = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
 
@@ -51,6 +52,11 @@ class TcpProxy:
     def forwarded_bytes(self) -> int:
         """Bytes that went from the client towards the server."""
         return self._forwarded_bytes
+
+    @property
+    def answered_bytes(self) -> int:
+        """Bytes that went from the server towards the client."""
+        return self._answered_bytes
 
     def wait_for_bytes(self, count_bytes: int, *, timeout_s: float = 60.0) -> None:
         """Wait until so many bytes in all have gone to the server."""
@@ -104,6 +110,8 @@ class TcpProxy:
                     if self._cut_after_bytes is not None and self._forwarded_bytes > self._cut_after_bytes:
                         self.cut()
                         break
+                else:
+                    self._answered_bytes += len(piece)
                 sink.sendall(piece)
         for line in (source, sink):
             with contextlib.suppress(OSError):
