@@ -34,7 +34,7 @@ def test_full_disks_refuse_writes_and_go_on_reading() -> None:
     with short_folder() as folder, contextlib.ExitStack() as mounts:
         for number in range(1, 7):
             mounts.enter_context(small_disk(folder / "data" / "nodes" / f"site1-node{number}" / "disk1", DISK_BYTES))
-        with Appliance(folder / "data") as appliance:
+        with Appliance(folder / "data", "--workers", "1") as appliance:
             session = appliance.login()
             taken, status, code = fill(session, data)
             assert taken > 5
@@ -78,7 +78,7 @@ def test_a_failed_fsync_takes_one_disk_out_and_loses_nothing(tmp_path: Path) -> 
     rng = make_random("fsync error")
     before, during, after = (rng.randbytes(2_000_000) for _ in range(3))
     hook = tmp_path / "fsync-fails"
-    with short_folder() as folder, Appliance(folder / "data", "--no-restart") as appliance:
+    with short_folder() as folder, Appliance(folder / "data", "--workers", "1", "--no-restart") as appliance:
         node = rng.choice(appliance.processes("node"))
         appliance.wait_until_gone(appliance.kill_child(node.name))
         with node_with_hook(appliance, node, hook):
@@ -102,7 +102,7 @@ def test_without_any_durable_disk_nothing_is_acknowledged(tmp_path: Path) -> Non
     hook = tmp_path / "fsync-fails"
     os.environ["HOLDFAST_FAULT_FSYNC_FILE"] = str(hook)
     try:
-        with short_folder() as folder, Appliance(folder / "data") as appliance:
+        with short_folder() as folder, Appliance(folder / "data", "--workers", "1") as appliance:
             session = appliance.login()
             assert session.put("/before", data).status in (200, 201)
             hook.touch()

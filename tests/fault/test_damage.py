@@ -15,7 +15,8 @@ ERRORS = {"block_damaged", "cannot_read"}
 
 @pytest.fixture
 def appliance() -> Iterator[Appliance]:
-    with short_folder() as folder, Appliance(folder / "data") as appliance:
+    # One worker suffices for what lies on the nodes, and every test starts an appliance of its own.
+    with short_folder() as folder, Appliance(folder / "data", "--workers", "1") as appliance:
         yield appliance
 
 

@@ -15,7 +15,7 @@ SIZES = {"empty": 0, "one": 1, "small": 40_000, "block": 4 * 1024 * 1024, "sever
 
 @pytest.fixture
 def appliance() -> Iterator[Appliance]:
-    with short_folder() as folder, Appliance(folder / "data", "--no-restart") as appliance:
+    with short_folder() as folder, Appliance(folder / "data", "--workers", "1", "--no-restart") as appliance:
         yield appliance
 
 
