@@ -17,8 +17,9 @@ such waits (two files that swap names) is broken by giving one of them another n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice, zip_longest
 from typing import Final
 
@@ -165,11 +166,11 @@ def _with_all_below(trees: Trees, node: RemoteNode) -> Iterator[RemoteNode]:
 
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """Nothing can be done until something happened to `on`. Where its name is what is in the way, `way_out` gives it
-    another one for a moment."""
+    """Nothing can be done until something happened to `on`. `way_out` is what to do when that in turn waits for this:
+    where a name is in the way, its owner gets another one for a moment."""
 
     on: Node
-    way_out: MoveLocal | MoveRemote | None = None
+    way_out: Callable[[], _Decision] | None = None
 
 
 _Decision = Operation | _Wait | None
@@ -188,19 +189,17 @@ class _Planner:
     def next_for(self, node: Node) -> Operation | None:
         decision = self._decide(node)
         if isinstance(decision, _Wait):
-            # Only a name can be made free by force, and there is one in each circle.
             return self._break_circle(node) if decision.way_out is not None else None
         return decision
 
     def _break_circle(self, node: Node) -> Operation | None:
         """Follows the waits that begin at `node`. Where they lead back to one on the way, the first of the circle that
-        stands in the way with its name gets out of it."""
+        has a way out takes it."""
         waits: dict[tuple[str, int], _Wait] = {}
         while isinstance(decision := self._decide(node), _Wait):
             if node.key in waits:
                 keys = list(waits)
-                circle = (waits[key] for key in sorted(keys[keys.index(node.key) :]))
-                return next((wait.way_out for wait in circle if wait.way_out is not None), None)
+                return _first_way_out(waits[key] for key in sorted(keys[keys.index(node.key) :]))
             if node.key in self._followed:
                 return None
             self._followed.add(node.key)
@@ -372,16 +371,18 @@ class _Planner:
 
     def _move_remote(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode, place: Place) -> _Decision:
         assert place.parent_id is not None
+        back = Place(remote.parent_id, remote.name)
         if (obstacle := self._remote_circle(remote, place.parent_id)) is not None:
             if _was_put_there_remotely(obstacle):
-                return self._move_local(local, Place(remote.parent_id, remote.name))  # the other move came first
-            return _Wait(obstacle)
+                return self._move_local(local, back)  # the other move came first
+            return _Wait(obstacle, partial(self._move_local, local, back))
         taken = self.trees.remote_child(place.parent_id, name_key(place.name))
         if taken is None or taken.id == remote.id:
             return MoveRemote(remote, place.parent_id, place.name)
         other = self.merge.of_remote(taken.id)
-        if self.merge.moved_remotely(synced, remote) and not self._will_leave(other):
-            return self._move_local(local, Place(remote.parent_id, remote.name))  # no room for both sides' wishes
+        if self.merge.moved_remotely(synced, remote) and not self._will_leave(other) and not taken.skipped:
+            # The service has no room for what both sides together wish.
+            return MoveRemote(remote, place.parent_id, self._free_name(place.name, local, place.parent_id))
         return self._give_way(local, other)
 
     def _move_local(self, local: LocalNode, place: Place) -> _Decision:
@@ -404,9 +405,15 @@ class _Planner:
             return _Wait(other)
         if not self._will_leave(other):
             return self._set_aside(local)
-        names = (conflicts.temporary(remote.id, self.merge.naming, number) for number in count(1))
-        name = next(name for name in names if self.trees.remote_child(remote.parent_id, name_key(name)) is None)
-        return _Wait(other, MoveRemote(remote, remote.parent_id, name))
+        return _Wait(other, partial(self._step_aside_remotely, remote))
+
+    def _step_aside_remotely(self, remote: RemoteNode) -> MoveRemote:
+        assert remote.parent_id is not None
+        for number in count(1):
+            name = conflicts.temporary(remote.id, self.merge.naming, number)
+            if self.trees.remote_child(remote.parent_id, name_key(name)) is None:
+                break
+        return MoveRemote(remote, remote.parent_id, name)
 
     def _will_leave(self, other: Node) -> bool:
         """Whether the node's place on the service is still to be decided."""
@@ -418,35 +425,39 @@ class _Planner:
         return place != Place(other.remote.parent_id, other.remote.name)
 
     def _set_aside(self, local: LocalNode, *, detach: bool = False) -> MoveLocal:
-        """Another name for the local node, free on both sides."""
+        """The local node becomes a conflicted copy."""
         assert local.parent_id is not None
-        remote_parent_id = self.merge.remote_folder(local.parent_id)
-        is_folder = local.kind is Kind.FOLDER
+        name = self._free_name(local.name, local, self.merge.remote_folder(local.parent_id))
+        return MoveLocal(local, local.parent_id, name, detach)
+
+    def _free_name(self, name: str, local: LocalNode, parent_id: RemoteId | None) -> str:
+        """A conflicted copy's name that is free where the local node is, and in the service's folder."""
+        assert local.parent_id is not None
         for number in count(1):
-            name = conflicts.make(local.name, self.merge.naming, number, is_folder=is_folder)
-            key = name_key(name)
-            taken = remote_parent_id is not None and self.trees.remote_child(remote_parent_id, key) is not None
+            free = conflicts.make(name, self.merge.naming, number, is_folder=local.kind is Kind.FOLDER)
+            key = name_key(free)
+            taken = parent_id is not None and self.trees.remote_child(parent_id, key) is not None
             if not taken and not list(self.trees.local_named(local.parent_id, key)):
                 break
-        return MoveLocal(local, local.parent_id, name, detach)
+        return free
 
     def _wait_for_local_name(self, parent_id: LocalId, name: str, local: LocalNode | None = None) -> _Wait | None:
         """What has the name on disk, other than `local` itself."""
         for taken in self.trees.local_named(parent_id, name_key(name)):
             if local is None or taken.id != local.id:
-                return _Wait(self.merge.of_local(taken.id), self._local_way_out(taken))
+                node = self.merge.of_local(taken.id)
+                return _Wait(node, partial(self._step_aside_locally, node))
         return None
 
-    def _local_way_out(self, taken: LocalNode) -> MoveLocal | None:
-        assert taken.parent_id is not None
-        synced = self.trees.synced_local(taken.id)
-        if synced is None:
+    def _step_aside_locally(self, node: Node) -> MoveLocal | None:
+        """None for a node without a pair: only with its pair is it known where it belongs."""
+        if node.synced is None or node.local is None or node.local.parent_id is None:
             return None
         for number in count(1):
-            name = conflicts.temporary(synced.id, self.merge.naming, number)
-            if not list(self.trees.local_named(taken.parent_id, name_key(name))):
+            name = conflicts.temporary(node.synced.id, self.merge.naming, number)
+            if not list(self.trees.local_named(node.local.parent_id, name_key(name))):
                 break
-        return MoveLocal(taken, taken.parent_id, name)
+        return MoveLocal(node.local, node.local.parent_id, name)
 
     # --- folders that are in the way ----------------------------------------------------------------------------
 
@@ -472,6 +483,16 @@ class _Planner:
         if node.remote is None or node.local is None:
             return True
         return self.merge.remote_folder(node.local.parent_id) != node.remote.parent_id
+
+
+def _first_way_out(waits: Iterable[_Wait]) -> Operation | None:
+    for wait in waits:
+        decision = wait.way_out() if wait.way_out is not None else None
+        if isinstance(decision, _Wait):
+            decision = decision.way_out() if decision.way_out is not None else None
+        if decision is not None and not isinstance(decision, _Wait):
+            return decision
+    return None
 
 
 def _was_put_there_remotely(node: Node) -> bool:
