@@ -248,20 +248,24 @@ class Signal:
 
 
 class SimClock:
-    """node.base.clock.Clock on virtual time; `skew_s` moves the wall clock, which `jump` may change."""
+    """node.base.clock.Clock on virtual time; `skew_s` moves the wall clock, which `jump` may change. `switches` False:
+    asking it is no switch point."""
 
     EPOCH_S: Final = 1_790_000_000.0
 
-    def __init__(self, scheduler: Scheduler, skew_s: float = 0.0) -> None:
+    def __init__(self, scheduler: Scheduler, skew_s: float = 0.0, *, switches: bool = True) -> None:
         self._scheduler = scheduler
+        self._switches = switches
         self.skew_s = skew_s
 
     def monotonic(self) -> float:
-        self._scheduler.pause("clock")
+        if self._switches:
+            self._scheduler.pause("clock")
         return self._scheduler.now
 
     def now(self) -> float:
-        self._scheduler.pause("clock")
+        if self._switches:
+            self._scheduler.pause("clock")
         return self.EPOCH_S + self._scheduler.now + self.skew_s
 
     def jump(self, seconds: float) -> None:
