@@ -19,11 +19,12 @@ from typing import Final
 
 from coordinator.api.health import OWN_ROUTES
 from coordinator.api.server import Server
+from coordinator.blocks.awaited import AwaitedBlocks
 from coordinator.blocks.cpu import CpuPool
 from coordinator.blocks.store import BlockStore
 from coordinator.config import CoordinatorConfig
 from coordinator.jobs.schedule import make_runner
-from coordinator.metadata import accounts, journal
+from coordinator.metadata import accounts, blocks, journal
 from coordinator.metadata.db import Door
 from coordinator.metadata.values import DeviceId, NamespaceId
 from coordinator.metrics import DRAINING
@@ -97,6 +98,7 @@ class Worker:
         for part in self.parts:
             if part.get_name() == JOBS:
                 await _end(part)
+        self.services.awaited.drain()
         try:
             await self.services.hub.drain(WAKE_S_MAX)
         except TimeoutError:
@@ -146,6 +148,7 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
             per_account_max=config.login_failures_per_account_max,
             per_address_max=config.login_failures_per_address_max,
         ),
+        awaited=AwaitedBlocks(lambda keys: db.run(blocks.find_recorded, keys)),
     )
 
 
@@ -154,6 +157,7 @@ def _start_parts(services: Services, stack: AsyncExitStack) -> tuple[asyncio.Tas
     watch_queues(services)
     works = {
         "hub": services.hub.run(),
+        "awaited-blocks": services.awaited.run(),
         "loop-lag": watch_loop(),
         "cluster-count": watch_cluster(services),
         JOBS: services.runner.run(),

@@ -86,7 +86,10 @@ BLOCKS: Final = Gauge(
     registry=REGISTRY,
 )
 BLOCK_BYTES: Final = Counter(
-    "holdfast_block_bytes_total", "Plaintext bytes of blocks written or read", ("direction",), registry=REGISTRY
+    "holdfast_block_bytes_total",
+    "Plaintext bytes of blocks written, read, or remembered from just before",
+    ("direction",),
+    registry=REGISTRY,
 )
 BLOCK_BUDGET_WAITING: Final = Gauge(
     "holdfast_block_budget_waiting", "Blocks waiting for room in memory", ("budget",), registry=REGISTRY

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from coordinator.blocks.awaited import AwaitedBlocks
     from coordinator.blocks.cpu import CpuPool
     from coordinator.blocks.store import BlockStore
     from coordinator.config import CoordinatorConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Services:
     """`db` reaches PostgreSQL, `store` the nodes, `hub` everyone who waits for changes, `cpu` the thread pool;
-    `runner` runs the background jobs."""
+    `runner` runs the background jobs; `awaited` wakes who waits for a block."""
 
     config: CoordinatorConfig
     db: Door
@@ -29,3 +30,4 @@ class Services:
     clock: Clock
     runner: Runner
     logins: LoginGuard
+    awaited: AwaitedBlocks

@@ -35,7 +35,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from coordinator.api.errors import as_api_error, error_body, error_headers
-from coordinator.api.packing import PACK_FROM_BYTES, Unpacker, pack, takes_gzip
+from coordinator.api.packing import PACK_FROM_BYTES, PACK_HERE_BYTES_MAX, Unpacker, pack, takes_gzip
 from coordinator.api.routes import CLIENT_GONE, Finished, Route
 from coordinator.metadata import accounts
 from coordinator.metrics import REQUESTS_RUNNING
@@ -119,6 +119,7 @@ class ApiHandler(RequestHandler):
     request_id: str = ""
     bytes_in: int = 0
     bytes_out: int = 0
+    waited: bool = False  # for something else than our own work: the request's time says nothing
     _detached: bool = False
 
     def initialize(self, services: Services, route: Route, running: Running) -> None:
@@ -241,16 +242,34 @@ class ApiHandler(RequestHandler):
     # --- for subclasses: the answer ----------------------------------------------------------------------------
 
     def answer(self, value: object, status: int = 200) -> None:
-        """End the request with `value` (a msgspec struct) as JSON, packed where the client asks for that."""
+        """End the request with `value` (a msgspec struct) as JSON, packed where the client asks and it is not large."""
+        content = self._encoded(value, status)
+        if self._is_to_be_packed(content) and len(content) <= PACK_HERE_BYTES_MAX:
+            content = self._packed(content, pack(content))
+        self.finish(content)
+
+    async def answer_large(self, value: object, status: int = 200) -> None:
+        """As `answer`, for what may be long: packed in the CPU pool."""
+        content = self._encoded(value, status)
+        if self._is_to_be_packed(content):
+            content = await self.pack(content)
+        await self.finish(content)
+
+    async def pack(self, content: bytes) -> bytes:
+        """`content` as gzip, with the headers that say so; as it is where that saves nothing."""
+        here = len(content) <= PACK_HERE_BYTES_MAX
+        return self._packed(content, pack(content) if here else await self.services.cpu.run(pack, content))
+
+    def _encoded(self, value: object, status: int) -> bytes:
         self.set_status(status)
         self._headers["Content-Type"] = "application/json"
-        self.finish(self.packed(msgspec.json.encode(value)))
+        return msgspec.json.encode(value)
 
-    def packed(self, content: bytes) -> bytes:
-        """`content` as the client wants to have it, with the headers that say so."""
+    def _is_to_be_packed(self, content: bytes) -> bool:
         self._headers["Vary"] = "Accept-Encoding"
-        wanted = len(content) >= PACK_FROM_BYTES and takes_gzip(self.request.headers.get("Accept-Encoding", ""))
-        smaller = pack(content) if wanted else None
+        return len(content) >= PACK_FROM_BYTES and takes_gzip(self.request.headers.get("Accept-Encoding", ""))
+
+    def _packed(self, content: bytes, smaller: bytes | None) -> bytes:
         if smaller is None:
             return content
         self._headers["Content-Encoding"] = "gzip"
@@ -366,7 +385,8 @@ class ApiHandler(RequestHandler):
                 time.monotonic() - self._started,
                 self.bytes_in,
                 self.bytes_out,
-            )
+            ),
+            waited=self.waited,
         )
 
     def detach_socket(self) -> socket.socket | None:

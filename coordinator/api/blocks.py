@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -10,23 +11,27 @@ from typing import ClassVar, Final
 from coordinator.access import resolve
 from coordinator.api.arrivals import hold_room
 from coordinator.api.base import ApiHandler
+from coordinator.api.download import parse_range
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
-from coordinator.metadata import blocks
-from coordinator.metadata.values import Target
-from coordinator.protocol.errors import BadRequest, NotFound
+from coordinator.metadata import blocks, pending
+from coordinator.metadata.values import BlockRow, Target
+from coordinator.protocol.errors import ApiError, BadRequest, NotFound, RangeNotSatisfiable
 from coordinator.protocol.hashing import BLOCK_BYTES, HASH_BYTES
 from coordinator.protocol.types import (
     BATCH_BLOCKS_MAX,
     BATCH_BYTES_MAX,
+    BLOCK_WAIT_S_MAX,
     BatchAnswer,
     MissingAnswer,
     MissingBody,
     Role,
 )
+from coordinator.staging import stage_blocks
 
 _SIZE_BYTES: Final = 4
 _SENT_WITH_HEADERS_MAX: Final = 256 * 1024
+_LOOK_AGAIN_S: Final = 1.0  # while waiting for a block: whether its upload has ended
 _EMPTY: Final = "a block has at least one byte"
 _HASH: Final = re.compile("[0-9a-f]{64}")
 
@@ -72,12 +77,8 @@ class _BlockReceiver(ApiHandler):
 
     async def store(self, plain: Sequence[PlainBlock]) -> None:
         """Make the blocks durable and record them for the caller, in one transaction a run."""
-        target = self.target
         for run in batches(plain):
-            written = await self.services.store.write(target.account_id, run)
-            await self.services.db.run(
-                blocks.record, target.account_id, target.namespace_id, self.session.user_id, None, written
-            )
+            await stage_blocks(self.services, self.session, self.target, run)
         self.answer(BatchAnswer(stored=len(plain)), 201)
 
 
@@ -95,19 +96,50 @@ class BlockHandler(_BlockReceiver):
             raise BadRequest(reason=_EMPTY)
         await self.store([PlainBlock(self._plain, claimed=wanted)])
 
-    @operation("One block's bytes", query={"path": str})
+    @operation(
+        "One block's bytes, or a range of them; one of an announced version also before its commit, waited for",
+        query={"path": str, "upload": str | None, "wait": int | None},
+    )
     async def get(self, block: str) -> None:
         target = resolve(self.session, self.text("path"), Role.VIEWER)
-        row = await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, _parse_hash(block))
+        row = await self._find(target, _parse_hash(block))
         if row is None:
             raise NotFound(what="block")
+        asked = parse_range(self.request.headers.get("Range"), row.plain_size)
         async with self.services.store.outgoing.hold(row.plain_size):
-            plain = await self.services.store.read(row)
+            if asked is None:
+                plain = await self.services.store.read(row)
+            else:
+                # Ranges are asked for by who makes a block out of another one: there will be more of the same block.
+                plain = (await self.services.store.read_again(row))[asked.start : asked.stop]
+                self.set_status(206)
+                self._headers["Content-Range"] = f"bytes {asked.start}-{asked.stop - 1}/{row.plain_size}"
             self._headers["Content-Type"] = "application/octet-stream"
             self._headers["Content-Length"] = str(len(plain))
             if len(plain) > _SENT_WITH_HEADERS_MAX:
                 await self.flush()  # tornado would copy the block to put it behind the headers
             await self.finish(plain)
+
+    def add_error_headers(self, error: ApiError) -> None:
+        if isinstance(error, RangeNotSatisfiable):
+            self._headers["Content-Range"] = f"bytes */{error.facts['size']}"
+
+    async def _find(self, target: Target, wanted: bytes) -> BlockRow | None:
+        upload_id = self.optional_text("upload")
+        wait_s = self.integer("wait", 0, high=BLOCK_WAIT_S_MAX)
+        if upload_id is None:
+            return await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, wanted)
+        self.services.store.recent.want(target.account_id)
+        awaited, loop = self.services.awaited, asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        with awaited.expect(target.account_id, wanted) as place:
+            while True:
+                row = await self.services.db.run(pending.find_block, target.namespace_id, upload_id, wanted)
+                left = deadline - loop.time()
+                if row is not None or left <= 0 or awaited.full:
+                    return row
+                self.waited = True
+                await place.wait(min(left, _LOOK_AGAIN_S))
 
 
 class BatchHandler(_BlockReceiver):

@@ -27,7 +27,9 @@ class Changes(ApiHandler):
             raise BadCursor
         page = await self.services.db.run(journal.changes, self.session, cursor, limit)
         changes = [_change_body(row) for row in page.changes]
-        self.answer(ChangesAnswer(changes=changes, cursor=page.cursor, has_more=page.has_more, reset=page.reset))
+        await self.answer_large(
+            ChangesAnswer(changes=changes, cursor=page.cursor, has_more=page.has_more, reset=page.reset)
+        )
 
 
 class Longpoll(ApiHandler):

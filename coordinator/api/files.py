@@ -16,8 +16,19 @@ from coordinator.api.base import ApiHandler
 from coordinator.api.errors import error_object
 from coordinator.api.render import metadata_body, trash_body, version_body
 from coordinator.api.routes import RouteSpec, operation
-from coordinator.metadata import blocks, commits, files, trees, uploads
-from coordinator.metadata.values import AccountId, FileId, FileWrite, Head, NamespaceId, Session, Upload, Written
+from coordinator.metadata import blocks, commits, files, pending, trees, uploads
+from coordinator.metadata.values import (
+    AccountId,
+    FileId,
+    FileWrite,
+    Head,
+    NamespaceId,
+    PendingRecipe,
+    Session,
+    Upload,
+    VersionInfo,
+    Written,
+)
 from coordinator.protocol.errors import ApiError, BadRequest, SizeMismatch
 from coordinator.protocol.hashing import BLOCK_BYTES, count_blocks
 from coordinator.protocol.types import (
@@ -93,7 +104,9 @@ class ListFolderHandler(FileHandler):
             found = await self.services.db.run(files.list_tree, target, limit, page)
         else:
             found = await self.services.db.run(files.list_folder, self.session, target, limit, page)
-        self.answer(FolderPage(entries=[metadata_body(entry) for entry in found.entries], next_page=found.next_page))
+        await self.answer_large(
+            FolderPage(entries=[metadata_body(entry) for entry in found.entries], next_page=found.next_page)
+        )
 
 
 class ListRevisionsHandler(FileHandler):
@@ -111,19 +124,30 @@ class ListRevisionsHandler(FileHandler):
 
 
 class RecipeHandler(FileHandler):
-    @operation("A version's blocks", answer=BlockList, query={"path": str, "version": int | None})
+    @operation(
+        "A version's blocks, or those of an announced one",
+        answer=BlockList,
+        query={"path": str | None, "version": int | None, "upload": str | None},
+    )
     async def get(self) -> None:
+        upload_id = self.optional_text("upload")
+        if upload_id is not None:
+            announced = await self.services.db.run(pending.get_recipe, self.session, upload_id)
+            await self.answer_large(_block_list(announced, announced.hashes))
+            return
         target = resolve(self.session, self.text("path"), Role.VIEWER)
         wanted = self.optional_integer("version", low=1, high=VERSION_MAX)
         version, hashes = await self.services.db.run(files.list_hashes, target, wanted)
-        self.answer(
-            BlockList(
-                version=version.version,
-                size=version.size_bytes,
-                content_hash=version.content_hash.hex(),
-                blocks=[digest.hex() for digest in hashes],
-            )
-        )
+        await self.answer_large(_block_list(version, hashes))
+
+
+def _block_list(version: VersionInfo | PendingRecipe, hashes: Iterable[bytes]) -> BlockList:
+    return BlockList(
+        version=version.version,
+        size=version.size_bytes,
+        content_hash=version.content_hash.hex(),
+        blocks=[digest.hex() for digest in hashes],
+    )
 
 
 class TrashHandler(FileHandler):
@@ -210,7 +234,7 @@ class AnnounceHandler(FileHandler):
         self.publish(announced.heads)
         missing = await self._missing(_good(writes))
         results = _weave(writes, announced.results)
-        self.answer(
+        await self.answer_large(
             AnnounceAnswer(
                 results=[
                     AnnounceResult(error=error_object(result, self.request_id))
@@ -247,7 +271,7 @@ class CommitHandler(FileHandler):
         writes = [_file_write(self.session, entry) for entry in body.entries]
         committed = await self.services.db.run(commits.commit_files, self.session, _good(writes), body.request_key)
         self.publish(committed.heads)
-        self.answer(
+        await self.answer_large(
             CommitAnswer(
                 results=[
                     CommitResult(error=error_object(result, self.request_id))

@@ -13,6 +13,7 @@ from typing import Final
 from coordinator.protocol.errors import BadRequest, TooLarge
 
 PACK_FROM_BYTES: Final = 1024
+PACK_HERE_BYTES_MAX: Final = 64 * 1024  # half a millisecond; what is larger leaves the event loop
 _PIECE_BYTES: Final = 256 * 1024
 _LEVEL: Final = 1  # half of a listing's size at a tenth of the time that the default level takes for two thirds
 _GZIP: Final = 16 + zlib.MAX_WBITS

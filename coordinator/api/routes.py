@@ -80,7 +80,7 @@ class Route:
         self._requests: dict[tuple[str, int], Any] = {}
 
     def account(self, request: Finished, *, waited: bool = False) -> None:
-        """Count the request and write its one line. `waited`: it was a long poll, whose time says nothing."""
+        """Count the request and write its one line. `waited`: for something else, so its time says nothing."""
         method = request.method if request.method in _METHODS else "other"
         counter = self._requests.get((method, request.status))
         if counter is None:

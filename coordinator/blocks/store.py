@@ -23,6 +23,7 @@ from coordinator.blocks.keys import AccountKeys, RootKey
 from coordinator.blocks.nodes import NodeKeys, NodePool
 from coordinator.blocks.read import BlockReader, ReadSettings
 from coordinator.blocks.rebuild import BlockRebuilder
+from coordinator.blocks.recent import RecentBlocks
 from coordinator.blocks.write import BlockWriter, PlainBlock, WriteSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.metadata import accounts, blocks, groups
@@ -61,6 +62,8 @@ class BlockStore:
         self._writer = BlockWriter(self.nodes, cpu, account_keys, writing, WriteSettings())
         self._reader = BlockReader(self.nodes, cpu, account_keys, reading, self._report, ReadSettings())
         self.inventory = ShardInventory(self.nodes)
+        self.recent = RecentBlocks()
+        self._reading: dict[bytes, asyncio.Task[bytes]] = {}  # what `read_again` reads now, by block id
         self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
         self._reporter: asyncio.Task[None] | None = None
@@ -73,6 +76,10 @@ class BlockStore:
         if self._reporter is not None:
             self._reporter.cancel()
             await asyncio.gather(self._reporter, return_exceptions=True)
+        for task in self._reading.values():
+            task.cancel()
+        await asyncio.gather(*self._reading.values(), return_exceptions=True)
+        self.recent.clear()
         await self._writer.close()
         await self.nodes.close()
 
@@ -84,9 +91,32 @@ class BlockStore:
 
     async def read(self, row: BlockRow) -> bytes:
         """The verified plaintext of one block; see BlockReader.read."""
+        remembered = self.recent.get(row.block_id)
+        if remembered is not None:
+            BLOCK_BYTES.labels("remembered").inc(len(remembered))
+            return remembered
         plain = await self._reader.read(row)
         BLOCK_BYTES.labels("read").inc(len(plain))
         return plain
+
+    async def read_again(self, row: BlockRow) -> bytes:
+        """As `read`, of a block that is likely to be read again within seconds: it is remembered for so long, and read
+        once for all who ask at the same time."""
+        task = self._reading.get(row.block_id)
+        if task is None:
+            task = self._reading[row.block_id] = asyncio.create_task(self._read_and_remember(row))
+            task.add_done_callback(partial(self._end_reading, row.block_id))
+        return await asyncio.shield(task)  # one caller that leaves must not take the block away from the others
+
+    async def _read_and_remember(self, row: BlockRow) -> bytes:
+        plain = await self.read(row)
+        self.recent.put(row.block_id, plain)
+        return plain
+
+    def _end_reading(self, block_id: bytes, task: asyncio.Task[bytes]) -> None:
+        del self._reading[block_id]
+        if not task.cancelled():
+            task.exception()  # those who still wait are told; where all have left, nobody need be
 
     async def rebuild(self, row: BlockRow, indexes: Collection[int]) -> set[int]:
         """Put lost shards back; see BlockRebuilder.rebuild."""

@@ -112,6 +112,16 @@ def find_readable(session: Session, namespace_id: NamespaceId, block_hash: bytes
     return block_of(found) if found else None
 
 
+def find_recorded(keys: Collection[tuple[AccountId, bytes]]) -> list[tuple[AccountId, bytes]]:
+    """Which of these (account, hash) have a row, whoever may know of it: a hint for who waits, to look again."""
+    found = db.rows(
+        """SELECT e.account, e.hash FROM unnest(%s::bigint[], %s::bytea[]) AS e(account, hash)
+           WHERE (SELECT 1 FROM block b WHERE b.account_id = e.account AND b.hash = e.hash LIMIT 1) IS NOT NULL""",
+        (Bigints(account for account, _ in keys), Bytes(block_hash for _, block_hash in keys)),
+    )
+    return [(AccountId(row[0]), row[1]) for row in found]
+
+
 def stage_existing(
     session: Session, account_id: AccountId, namespace_id: NamespaceId, upload_id: str | None, hashes: Sequence[bytes]
 ) -> list[BlockRow | None]:

@@ -340,6 +340,36 @@ class Announced:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingRecipe:
+    """What was announced: `version` is the number that it is to have (or has by now)."""
+
+    version: int
+    size_bytes: int
+    content_hash: bytes
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaPlan:
+    """What a delta is carried out with: the announced hashes and the base's blocks, both by index."""
+
+    upload: Upload
+    size_bytes: int
+    hashes: Mapping[int, bytes]
+    base_size_bytes: int
+    base: Mapping[int, BlockRow]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDelta:
+    """How a version was sent: (block index, its operations as protocol.delta encodes them), by index."""
+
+    base_id: FileId
+    base_version: int
+    blocks: tuple[tuple[int, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """The right to append once the previous holder has released (`previous_active`) or was forced out."""
 
