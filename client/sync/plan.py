@@ -2,14 +2,14 @@
 
 A plan holds what can be done now; whatever has to wait for something else is left out. So the caller carries the plan
 out, in any order and each operation only if it still finds what the operation names, notes what it then sees in the
-trees, and plans again until nothing is left. What an operation changes: Upload, MakeRemoteFolder, Download and
-MakeLocalFolder write both sides and the synced node; Record, Forget and MoveLocal with `detach` write what they say;
-the other moves and deletes change their own side only, and the next plan says Record or Forget.
+trees, and plans again until nothing is left. An operation changes the side that it names. A synced node is written
+only when both sides agree in everything (content, folder, name): after most operations that can be done at once, and
+where it is not, the next plan says Record. So a crash between the work and its note costs nothing.
 
 Guarantees: the same trees give the same plan; a node takes part in one operation of a plan at most; nothing that is
 skipped or has a problem is touched; an edit or a move beats a delete; equal contents never conflict; and with nothing
 new from outside the rounds end with equal trees.
-Does not: decide whether so many deletes are meant (the caller asks `count_planned_deletions` first).
+Does not: decide whether so many deletes are meant (the caller gives a breaker, or asks `count_planned_deletions`).
 
 Nodes wait for each other: for a folder to be made, for a name to become free, for a folder to become empty. A circle of
 such waits (two files that swap names) is broken by giving one of them another name for a moment.
@@ -19,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from itertools import count, islice, zip_longest
+from operator import attrgetter
 from typing import Final
 
 from client.sync import conflicts
@@ -69,16 +71,33 @@ class DeletionCount:
         return self.remote + self.local
 
 
+@dataclass(frozen=True)
+class Breaker:
+    """Says when so many deletes are hardly meant: more than `count_max` files and more than `share_max` of the
+    `files_synced`."""
+
+    files_synced: int
+    count_max: int = 50
+    share_max: float = 0.5
+
+    def trips(self, count: DeletionCount) -> bool:
+        return count.total > self.count_max and count.total > self.share_max * self.files_synced
+
+
 NOTHING: Final = Busy()
 
 
-def plan(trees: Trees, naming: Naming, busy: Busy = NOTHING, *, limit: int | None = None) -> list[Operation]:
-    """The next operations, at most `limit`: the same ones for the same trees.
+def plan(
+    trees: Trees, naming: Naming, busy: Busy = NOTHING, *, limit: int | None = None, breaker: Breaker | None = None
+) -> list[Operation]:
+    """The next operations, at most `limit`: the same ones for the same trees. None at all when the breaker trips.
 
     Remote and local changes take turns in ascending order of their ids, so neither side waits for the other, and since
     what is at work is left out, each call goes on where the one before it ended. Nodes that still wait for others are
     looked at again by every call; for very many `operations` does that once.
     """
+    if breaker is not None and breaker.trips(count_planned_deletions(trees, naming)):
+        return []
     remote, local = set(busy.remote), set(busy.local)
     planned: list[Operation] = []
     for operation in islice(operations(trees, naming, Busy(remote, local)), limit):
@@ -123,9 +142,12 @@ def subjects(operation: Operation) -> Busy:
 def count_planned_deletions(trees: Trees, naming: Naming | None = None) -> DeletionCount:
     """How many files all coming plans together would delete, if nothing else happens meanwhile."""
     merge = Merge(trees, naming or Naming("", ""))
+    # The look-up that most nodes already fail comes first: at the first sync a million of them are new.
+    remote = (merge.of_local(node_id) for node_id in trees.dirty_local() if trees.local(node_id) is None)
+    local = (merge.of_remote(node_id) for node_id in trees.dirty_remote() if trees.remote(node_id) is None)
     return DeletionCount(
-        remote=sum(_loses_remote_file(merge, merge.of_local(node_id)) for node_id in trees.dirty_local()),
-        local=sum(_loses_local_file(merge, merge.of_remote(node_id)) for node_id in trees.dirty_remote()),
+        remote=sum(_loses_remote_file(merge, node) for node in remote),
+        local=sum(_loses_local_file(merge, node) for node in local),
     )
 
 
@@ -164,13 +186,23 @@ def _with_all_below(trees: Trees, node: RemoteNode) -> Iterator[RemoteNode]:
 # --- the decisions ----------------------------------------------------------------------------------------------
 
 
+class _Cost(IntEnum):
+    """What a way out of a circle of waits costs the person."""
+
+    NAME_FOR_A_MOMENT = 0
+    MOVE_UNDONE = 1
+    NAME = 2
+    DELETE_UNDONE = 3
+
+
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """Nothing can be done until something happened to `on`. `way_out` is what to do when that in turn waits for this:
-    where a name is in the way, its owner gets another one for a moment."""
+    """Nothing can be done until something happened to `on`. `way_out` is what to do when that in turn waits for this;
+    of several ways out of a circle the one that costs least is taken."""
 
     on: Node
     way_out: Callable[[], _Decision] | None = None
+    cost: _Cost = _Cost.NAME_FOR_A_MOMENT
 
 
 _Decision = Operation | _Wait | None
@@ -193,13 +225,13 @@ class _Planner:
         return decision
 
     def _break_circle(self, node: Node) -> Operation | None:
-        """Follows the waits that begin at `node`. Where they lead back to one on the way, the first of the circle that
-        has a way out takes it."""
+        """Follows the waits that begin at `node`. Where they lead back to one on the way, a way out is taken."""
         waits: dict[tuple[str, int], _Wait] = {}
         while isinstance(decision := self._decide(node), _Wait):
             if node.key in waits:
                 keys = list(waits)
-                return _first_way_out(waits[key] for key in sorted(keys[keys.index(node.key) :]))
+                circle = [waits[key] for key in sorted(keys[keys.index(node.key) :])]
+                return _first_way_out(sorted(circle, key=attrgetter("cost")))
             if node.key in self._followed:
                 return None
             self._followed.add(node.key)
@@ -265,7 +297,7 @@ class _Planner:
         other = self.merge.of_remote(remote.id)
         equal = local.kind is remote.kind and local.content == remote.content
         if other.synced is not None or remote.skipped or not equal:
-            return self._give_way(local, other)
+            return self._give_way(local, local.name, other)
         if local.name == remote.name:
             return Record(_pair(remote, local))
         return self._move_local(local, Place(remote.parent_id, remote.name))  # one name, spelled in two ways
@@ -291,7 +323,7 @@ class _Planner:
         if kept:
             return Forget(synced)
         if leaving is not None:
-            return _Wait(leaving)
+            return _Wait(leaving, partial(Forget, synced), _Cost.DELETE_UNDONE)
         return None if unclear else DeleteLocal(local)
 
     def _gone_locally(self, synced: SyncedNode, remote: RemoteNode) -> _Decision:
@@ -300,7 +332,7 @@ class _Planner:
         assert remote.parent_id is not None
         above = self.merge.of_remote(remote.parent_id)
         if above.synced is not None and above.local is None:
-            return None  # it goes with the folder that holds it, or after that has been decided
+            return _Wait(above)  # it goes with the folder that holds it, or that has to be decided first
         return self._delete_remotely(synced, remote)
 
     def _fetch_again(self, synced: SyncedNode, remote: RemoteNode) -> _Decision:
@@ -332,7 +364,9 @@ class _Planner:
                     leaving = leaving or node
                 case _:
                     return Forget(synced)
-        return DeleteRemote(remote) if leaving is None else _Wait(leaving)
+        if leaving is not None:
+            return _Wait(leaving, partial(Forget, synced), _Cost.DELETE_UNDONE)
+        return DeleteRemote(remote)
 
     # --- on both sides ------------------------------------------------------------------------------------------
 
@@ -357,7 +391,7 @@ class _Planner:
             return Download(remote, local.parent_id, local.name, replaces=local)
         if remote.content == synced.content:
             return Upload(local, remote.parent_id, remote.name, base=remote)
-        return self._set_aside(local, detach=True)
+        return self._set_aside(local, local.name, detach=True)
 
     def _move(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> _Decision:
         place = self.merge.place(synced, remote, local)
@@ -375,7 +409,7 @@ class _Planner:
         if (obstacle := self._remote_circle(remote, place.parent_id)) is not None:
             if _was_put_there_remotely(obstacle):
                 return self._move_local(local, back)  # the other move came first
-            return _Wait(obstacle, partial(self._move_local, local, back))
+            return _Wait(obstacle, partial(self._move_local, local, back), _Cost.MOVE_UNDONE)
         taken = self.trees.remote_child(place.parent_id, name_key(place.name))
         if taken is None or taken.id == remote.id:
             return MoveRemote(remote, place.parent_id, place.name)
@@ -383,7 +417,7 @@ class _Planner:
         if self.merge.moved_remotely(synced, remote) and not self._will_leave(other) and not taken.skipped:
             # The service has no room for what both sides together wish.
             return MoveRemote(remote, place.parent_id, self._free_name(place.name, local, place.parent_id))
-        return self._give_way(local, other)
+        return self._give_way(local, place.name, other)
 
     def _move_local(self, local: LocalNode, place: Place) -> _Decision:
         assert place.parent_id is not None
@@ -396,15 +430,15 @@ class _Planner:
 
     # --- names that are taken -----------------------------------------------------------------------------------
 
-    def _give_way(self, local: LocalNode, other: Node) -> _Decision:
-        """The name that the local node should have on the service belongs to `other`: the service keeps it."""
+    def _give_way(self, local: LocalNode, name: str, other: Node) -> _Decision:
+        """`name`, which the local node should have on the service, belongs to `other`: that keeps it."""
         remote = other.remote
         assert remote is not None
         assert remote.parent_id is not None
         if remote.skipped:
             return _Wait(other)
         if not self._will_leave(other):
-            return self._set_aside(local)
+            return self._set_aside(local, name)
         return _Wait(other, partial(self._step_aside_remotely, remote))
 
     def _step_aside_remotely(self, remote: RemoteNode) -> MoveRemote:
@@ -424,11 +458,11 @@ class _Planner:
         place = self.merge.place(other.synced, other.remote, other.local)
         return place != Place(other.remote.parent_id, other.remote.name)
 
-    def _set_aside(self, local: LocalNode, *, detach: bool = False) -> MoveLocal:
+    def _set_aside(self, local: LocalNode, name: str, *, detach: bool = False) -> MoveLocal:
         """The local node becomes a conflicted copy."""
         assert local.parent_id is not None
-        name = self._free_name(local.name, local, self.merge.remote_folder(local.parent_id))
-        return MoveLocal(local, local.parent_id, name, detach)
+        free = self._free_name(name, local, self.merge.remote_folder(local.parent_id))
+        return MoveLocal(local, local.parent_id, free, detach)
 
     def _free_name(self, name: str, local: LocalNode, parent_id: RemoteId | None) -> str:
         """A conflicted copy's name that is free where the local node is, and in the service's folder."""
@@ -442,22 +476,23 @@ class _Planner:
         return free
 
     def _wait_for_local_name(self, parent_id: LocalId, name: str, local: LocalNode | None = None) -> _Wait | None:
-        """What has the name on disk, other than `local` itself."""
+        """What has the name on disk, other than `local` itself. Only with its pair is it known where that belongs:
+        without one it has to take another name for good."""
         for taken in self.trees.local_named(parent_id, name_key(name)):
             if local is None or taken.id != local.id:
                 node = self.merge.of_local(taken.id)
-                return _Wait(node, partial(self._step_aside_locally, node))
+                if node.synced is None:
+                    return _Wait(node, partial(self._set_aside, taken, taken.name), _Cost.NAME)
+                return _Wait(node, partial(self._step_aside_locally, node.synced, taken))
         return None
 
-    def _step_aside_locally(self, node: Node) -> MoveLocal | None:
-        """None for a node without a pair: only with its pair is it known where it belongs."""
-        if node.synced is None or node.local is None or node.local.parent_id is None:
-            return None
+    def _step_aside_locally(self, synced: SyncedNode, local: LocalNode) -> MoveLocal:
+        assert local.parent_id is not None
         for number in count(1):
-            name = conflicts.temporary(node.synced.id, self.merge.naming, number)
-            if not list(self.trees.local_named(node.local.parent_id, name_key(name))):
+            name = conflicts.temporary(synced.id, self.merge.naming, number)
+            if not list(self.trees.local_named(local.parent_id, name_key(name))):
                 break
-        return MoveLocal(node.local, node.local.parent_id, name)
+        return MoveLocal(local, local.parent_id, name)
 
     # --- folders that are in the way ----------------------------------------------------------------------------
 

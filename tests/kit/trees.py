@@ -194,8 +194,16 @@ def apply_all(trees: MemoryTrees, planned: Iterable[Operation]) -> list[Operatio
     return [operation for operation in planned if not apply(trees, operation)]
 
 
-def apply(trees: MemoryTrees, operation: Operation) -> bool:
-    """Whether it was done."""
+def apply(trees: MemoryTrees, operation: Operation, *, noted: bool = True) -> bool:
+    """Whether it was done. `noted` False: a crash came before the synced node was written."""
+    before = dict(trees.pairs)
+    done = _carry_out(trees, operation)
+    if done and not noted and not isinstance(operation, Record | Forget):
+        trees.pairs = {key: pair for key, pair in before.items() if key in trees.pairs}
+    return done
+
+
+def _carry_out(trees: MemoryTrees, operation: Operation) -> bool:
     match operation:
         case MakeRemoteFolder(local, parent_id):
             return _make_remote(trees, local, parent_id, local.name)
