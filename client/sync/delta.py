@@ -34,8 +34,13 @@ from coordinator.protocol.hashing import BLOCK_BYTES, block_size, count_blocks
 PIECE_BYTES: Final = 4096
 PIECES_PER_BLOCK: Final = BLOCK_BYTES // PIECE_BYTES
 
-_FORMAT: Final = b"\x01"  # of a signature: this byte, the checksums (4 bytes each), the strong hashes (8 bytes each)
+# Of a signature: this byte, eight bytes of the block's hash, the checksums (4 bytes each), the strong hashes (8 each).
+_FORMAT: Final = b"\x01"
+NAME_BYTES: Final = 8  # of the hash that tell a block from others
+_HEAD_BYTES: Final = 1 + NAME_BYTES
 _ENTRY_BYTES: Final = 12
+SIGNED_BYTES_MIN: Final = 1 << 20  # smaller files are sent whole: a delta would save little time
+SIGNED_BYTES_MAX: Final = 1 << 34  # 50 MB of signatures; in larger files, whole blocks are sent
 _WORDS: Final = PIECE_BYTES // 4
 
 _FOLLOW_PIECES_FIRST: Final = 8  # looked at together where the shift is new; twice as many each time it holds,
@@ -80,7 +85,7 @@ class BlockCopies:
         return self.size - sum(copy.size for copy in self.copies)
 
 
-def sign(plain: bytes | bytearray | memoryview) -> bytes:
+def sign(plain: bytes | bytearray | memoryview, block_hash: bytes) -> bytes:
     """The signature of one block (or of a file's last, shorter one)."""
     view = memoryview(plain)
     whole = len(view) // PIECE_BYTES
@@ -89,7 +94,33 @@ def sign(plain: bytes | bytearray | memoryview) -> bytes:
     if whole:
         words = np.frombuffer(view, "<u4", count=whole * _WORDS).reshape(whole, _WORDS)
         rolls[:whole] = np.einsum("ij,j->i", words, _WEIGHTS)
-    return _FORMAT + rolls.astype("<u4").tobytes() + _strong_hashes(view).astype("<u8").tobytes()
+    head = _FORMAT + block_hash[:NAME_BYTES]
+    return head + rolls.astype("<u4").tobytes() + _strong_hashes(view).astype("<u8").tobytes()
+
+
+def join_signatures(size: int, signatures: Sequence[bytes | memoryview | None]) -> bytes:
+    """Those of a whole file in one; None for a block that nothing is known of."""
+    return b"".join(
+        signature or bytes(_signature_bytes(block_size(size, index))) for index, signature in enumerate(signatures)
+    )
+
+
+def cut_signatures(size: int, joined: bytes) -> list[memoryview]:
+    """Each block's, from what `join_signatures` made for a file of this size; [] from anything else."""
+    step, count = _signature_bytes(BLOCK_BYTES), count_blocks(size)
+    if count == 0 or len(joined) != step * (count - 1) + _signature_bytes(block_size(size, count - 1)):
+        return []
+    view = memoryview(joined)
+    return [view[start : start + step] for start in range(0, len(joined), step)]
+
+
+def name_of(signature: memoryview) -> bytes:
+    """The first bytes of the block's hash: enough to tell the blocks of a few versions apart."""
+    return bytes(signature[1:_HEAD_BYTES])
+
+
+def _signature_bytes(plain_bytes: int) -> int:
+    return _HEAD_BYTES + -(-plain_bytes // PIECE_BYTES) * _ENTRY_BYTES
 
 
 def split(copies: Iterable[Copy], start: int, stop: int, base_blocks_max: int) -> Iterator[BlockCopies]:
@@ -151,7 +182,7 @@ class Base:
     Blocks before and after those given are unknown: of a huge file a window is enough. Immutable.
     """
 
-    def __init__(self, size: int, signatures: Sequence[bytes | None], first_block: int = 0) -> None:
+    def __init__(self, size: int, signatures: Sequence[bytes | memoryview | None], first_block: int = 0) -> None:
         self.first_piece = first_block * PIECES_PER_BLOCK
         stop_bytes = min(size, (first_block + len(signatures)) * BLOCK_BYTES)
         self.pieces = max(0, -(-stop_bytes // PIECE_BYTES) - self.first_piece)
@@ -160,9 +191,10 @@ class Base:
         for index, signature in zip(range(first_block, count_blocks(size)), signatures, strict=False):
             at = index * PIECES_PER_BLOCK - self.first_piece
             count = -(-block_size(size, index) // PIECE_BYTES)
-            if signature is not None and signature[:1] == _FORMAT and len(signature) == 1 + count * _ENTRY_BYTES:
-                rolls[at : at + count] = np.frombuffer(signature, "<u4", count, 1)
-                self.strong[at : at + count] = np.frombuffer(signature, "<u8", count, 1 + 4 * count)
+            whole_bytes = _signature_bytes(block_size(size, index))
+            if signature is not None and signature[:1] == _FORMAT and len(signature) == whole_bytes:
+                rolls[at : at + count] = np.frombuffer(signature, "<u4", count, _HEAD_BYTES)
+                self.strong[at : at + count] = np.frombuffer(signature, "<u8", count, _HEAD_BYTES + 4 * count)
         self.tail_bytes = stop_bytes % PIECE_BYTES
         self.whole = self.pieces - (1 if self.tail_bytes else 0)  # pieces of full size
         self._index(rolls)

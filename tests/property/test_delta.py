@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from client.sync import delta
 from client.sync.delta import PIECE_BYTES, Base, BlockCopies, Copy, Search, sign, split
-from coordinator.protocol.hashing import BLOCK_BYTES
+from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 
 KIB = 1024
 EASY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -43,7 +43,8 @@ def noise(size: int, seed: int) -> bytes:
 
 def signatures(plain: bytes) -> list[bytes | None]:
     view = memoryview(plain)
-    return [sign(view[start : start + BLOCK_BYTES]) for start in range(0, len(plain), BLOCK_BYTES)]
+    blocks = [view[start : start + BLOCK_BYTES] for start in range(0, len(plain), BLOCK_BYTES)]
+    return [sign(block, hash_block(block)) for block in blocks]
 
 
 def base_of(plain: bytes) -> Base:
@@ -270,8 +271,24 @@ def test_every_block_is_told_also_without_copies_and_neighbours_are_one_copy() -
 
 def test_signatures_stay_readable() -> None:
     """What a client's database holds must mean the same to its next release."""
-    signature = sign(bytes(range(256)) * 16 + b"tail")
-    assert signature.hex() == "01" + "0028cf40" + "00000000" + "51918707377c4beb" + "770fca8045193b14"
+    signature = sign(bytes(range(256)) * 16 + b"tail", bytes(range(32)))
+    assert (
+        signature.hex() == "01" + "0001020304050607" + "0028cf40" + "00000000" + "51918707377c4beb" + "770fca8045193b14"
+    )
+
+
+@pytest.mark.parametrize("size", [1, PIECE_BYTES, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES + 5000])
+def test_signatures_are_joined_and_cut(size: int) -> None:
+    plain = noise(size, 8)
+    known = signatures(plain)
+    joined = delta.join_signatures(size, known)
+    cut = delta.cut_signatures(size, joined)
+    assert [bytes(one) for one in cut] == known
+    assert [delta.name_of(one) for one in cut] == [(one or b"")[1:9] for one in known]
+    assert delta.cut_signatures(size + PIECE_BYTES, joined) == []
+    assert delta.cut_signatures(0, b"") == []
+    unknown = delta.join_signatures(size, [None] * len(known))
+    assert Base(size, delta.cut_signatures(size, unknown)).empty
 
 
 SMALL = 16 * 1024 * KIB  # of the slow cases: large enough that quadratic work would take minutes
