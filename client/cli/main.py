@@ -35,6 +35,8 @@ OWN_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "history": ("client.cli.history:history", "List a file's versions."),
     "restore": ("client.cli.restore:restore", "Bring back an earlier version or a deleted file."),
     "trash": ("client.cli.trash:trash", "List what was deleted."),
+    "sync": ("client.cli.sync:sync", "Keep a folder and the service the same."),
+    "sync-status": ("client.cli.sync_status:sync_status", "Show what the synced folders are doing."),
     "activity": ("client.cli.activity:activity", "Show notifications."),
     "devices": ("client.cli.devices:devices", "List the computers that are logged in, or sign one out."),
     "admin": ("client.cli.admin:admin", "Run the service: status, users, nodes, jobs."),

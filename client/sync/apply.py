@@ -175,7 +175,7 @@ def _trash(fs: FileSystem, path: Path, stamp: Stamp) -> Outcome:
 
 
 def _delete_folder(fs: FileSystem, path: Path, is_junk: Callable[[Path, bool], bool]) -> Outcome:
-    found = fs.list(path)
+    found = fs.list_folder(path)
     for name, stat in found:
         if stat.kind == "folder" or not is_junk((*path, name), False):
             return NotEmpty(name)

@@ -125,6 +125,10 @@ class Disk:
         return self._full_wanted or (self._scan is not None and self._scan_is_full)
 
     @property
+    def is_scanning(self) -> bool:
+        return self._scan is not None
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing that is known of is still to be looked at."""
         return self.is_ready and not (

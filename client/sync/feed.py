@@ -83,6 +83,17 @@ class Feed:
         """Fetch again, beginning after now."""
         self._wanted = True
 
+    def fail(self, error: ClientError) -> None:
+        """Somebody else found that the service does not answer; fetching again tells when it does."""
+        if self.trouble is None and not self._asking:
+            self._failed(error)
+        self._wanted = True
+
+    def look_up_root(self) -> None:
+        """The synced folder may have another path by now, when a folder above it was moved."""
+        if not self._asking:
+            self._begun = False
+
     @property
     def ticket(self) -> int:
         """When `passed` has reached this, the feed has told everything that is done by now."""

@@ -1,0 +1,182 @@
+"""Which folders this computer syncs: one folder of state for each, under $HOLDFAST_HOME/sync.
+
+    sync/ID/folder.json   what is synced with what, for which account
+    sync/ID/state.db      the three trees (store.py)
+    sync/ID/status.json   what the running client said last
+    sync/ID/lock          held while a client runs
+
+Guarantees: `folder.json` is replaced as a whole; a folder is run by one client at a time; a folder inside another
+synced folder is refused, since its files would travel twice.
+Does not: look into the synced folder (root.py knows whether it is still the same one).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from client.errors import LocalTrouble, UsageProblem
+from client.state import Account, home
+from node.base.durable import write_file_durably
+
+
+class Folder(msgspec.Struct, frozen=True, kw_only=True):
+    """`id` names the state's folder and stands in the root marker. `excluded` are paths below the folder."""
+
+    id: str
+    path: str
+    remote: str
+    url: str
+    user_id: int
+    email: str
+    excluded: list[str] = []
+
+    @property
+    def state(self) -> Path:
+        return home() / "sync" / self.id
+
+
+class ConflictLine(msgspec.Struct, frozen=True):
+    path: str
+    copy: str
+
+
+class ProblemLine(msgspec.Struct, frozen=True):
+    path: str
+    reason: str
+
+
+class FailureLine(msgspec.Struct, frozen=True):
+    at: float
+    path: str | None
+    message: str
+
+
+class StatusFile(msgspec.Struct, kw_only=True):
+    """What a client says of its folder; `conflicts` counts all, `conflicted` names some."""
+
+    state: str = "offline"
+    reason: str | None = None
+    queued: int = 0
+    conflicts: int = 0
+    conflicted: list[ConflictLine] = []
+    problems: list[ProblemLine] = []
+    errors: list[FailureLine] = []
+    up_bytes_s: int = 0
+    down_bytes_s: int = 0
+    moved_bytes: int = 0
+    cursor: str | None = None
+    pid: int = 0
+    updated_at: float = 0.0
+
+
+def list_folders() -> list[Folder]:
+    """All that were ever synced here, by path; what cannot be read is left out."""
+    found = []
+    for path in sorted((home() / "sync").glob("*/folder.json")):
+        with suppress(OSError, msgspec.MsgspecError):
+            found.append(msgspec.json.decode(path.read_bytes(), type=Folder))
+    return sorted(found, key=lambda folder: folder.path)
+
+
+def register(path: Path, remote: str, account: Account, excluded: list[str] | None) -> Folder:
+    """The folder at `path` (absolute, without links), new or as it is known. Raises UsageProblem, LocalTrouble.
+
+    `excluded` None keeps what was chosen before.
+    """
+    known = next((folder for folder in list_folders() if folder.path == str(path)), None)
+    if known is not None:
+        _check_same(known, remote, account)
+        if excluded is None or sorted(excluded) == sorted(known.excluded):
+            return known
+        folder = msgspec.structs.replace(known, excluded=sorted(excluded))
+    else:
+        _check_apart(path)
+        number = hashlib.sha256(f"{account.url}\0{account.user_id}\0{path}".encode("utf-8", "surrogateescape"))
+        folder = Folder(
+            id=number.hexdigest()[:16],
+            path=str(path),
+            remote=remote,
+            url=account.url,
+            user_id=account.user_id,
+            email=account.email,
+            excluded=sorted(excluded or []),
+        )
+    try:
+        folder.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_file_durably(folder.state / "folder.json", msgspec.json.encode(folder), mode=0o600)
+    except OSError as error:
+        raise LocalTrouble(path=folder.state, reason=error.strerror) from error
+    return folder
+
+
+def _check_same(known: Folder, remote: str, account: Account) -> None:
+    if known.user_id != account.user_id:
+        raise UsageProblem(
+            reason=f"{known.path} is synced for {known.email}. Log in as {known.email}, or choose another folder."
+        )
+    if known.remote != remote:
+        raise UsageProblem(
+            reason=f"{known.path} is synced with {known.remote}, not with {remote}. Choose another folder for {remote}."
+        )
+
+
+def _check_apart(path: Path) -> None:
+    for other in list_folders():
+        if path.is_relative_to(other.path) or Path(other.path).is_relative_to(path):
+            raise UsageProblem(reason=f"{path} and {other.path}, which is synced already, lie inside each other.")
+
+
+@contextmanager
+def running(folder: Folder) -> Iterator[None]:
+    """Be the one client of this folder. Raises UsageProblem when one runs already."""
+    descriptor = os.open(folder.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageProblem(reason=f"{folder.path} is being synced already by another process.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_running(folder: Folder) -> bool:
+    try:
+        descriptor = os.open(folder.state / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def write_status(folder: Folder, status: StatusFile) -> None:
+    """Not durable: after a power cut no client runs and nobody believes it."""
+    target = folder.state / "status.json"
+    beside = target.with_name("status.json.new")
+    beside.write_bytes(msgspec.json.encode(status))
+    beside.replace(target)
+
+
+def read_status(folder: Folder) -> StatusFile:
+    """What the client said last; without one that runs the folder is offline."""
+    try:
+        status = msgspec.json.decode((folder.state / "status.json").read_bytes(), type=StatusFile)
+    except (OSError, msgspec.MsgspecError):
+        status = StatusFile(reason="It has not been synced yet.")
+    if not is_running(folder):
+        status.state = "offline"
+        status.reason = "No client is running for this folder. Start one with: holdfast sync " + folder.path
+        status.up_bytes_s = status.down_bytes_s = 0
+    return status
