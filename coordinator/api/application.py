@@ -20,6 +20,7 @@ from coordinator.api import (
     auth,
     blocks,
     changes,
+    deltas,
     devices,
     download,
     files,
@@ -34,6 +35,7 @@ from coordinator.api.routes import Route, RouteSpec
 from coordinator.services import Services
 
 ROUTES: Final[tuple[RouteSpec, ...]] = (
+    *deltas.ROUTES,
     *blocks.ROUTES,
     *changes.ROUTES,
     *files.ROUTES,

@@ -63,6 +63,7 @@ DISCARD_BYTES_MAX: Final = 8 * 1024 * 1024
 TOKEN_CHARS_MAX: Final = 256
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_UPLOAD_ID: Final = re.compile(r"[0-9a-f]{32}")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,19}")
 
 _T = TypeVar("_T")
@@ -244,14 +245,14 @@ class ApiHandler(RequestHandler):
     def answer(self, value: object, status: int = 200) -> None:
         """End the request with `value` (a msgspec struct) as JSON, packed where the client asks and it is not large."""
         content = self._encoded(value, status)
-        if self._is_to_be_packed(content) and len(content) <= PACK_HERE_BYTES_MAX:
+        if self.is_to_be_packed(content) and len(content) <= PACK_HERE_BYTES_MAX:
             content = self._packed(content, pack(content))
         self.finish(content)
 
     async def answer_large(self, value: object, status: int = 200) -> None:
         """As `answer`, for what may be long: packed in the CPU pool."""
         content = self._encoded(value, status)
-        if self._is_to_be_packed(content):
+        if self.is_to_be_packed(content):
             content = await self.pack(content)
         await self.finish(content)
 
@@ -265,7 +266,8 @@ class ApiHandler(RequestHandler):
         self._headers["Content-Type"] = "application/json"
         return msgspec.json.encode(value)
 
-    def _is_to_be_packed(self, content: bytes) -> bool:
+    def is_to_be_packed(self, content: bytes) -> bool:
+        """Whether the client asks for packed answers and this one is worth it."""
         self._headers["Vary"] = "Accept-Encoding"
         return len(content) >= PACK_FROM_BYTES and takes_gzip(self.request.headers.get("Accept-Encoding", ""))
 
@@ -486,6 +488,13 @@ def parse_id(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise NotFound(what=what)
     return int(text)
+
+
+def parse_upload_id(text: str) -> str:
+    """An upload's id out of a query. Raises NotFound for what cannot be one."""
+    if not _UPLOAD_ID.fullmatch(text):
+        raise NotFound(what="announcement")
+    return text
 
 
 def hash_token(token: str) -> bytes:

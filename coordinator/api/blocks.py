@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from coordinator.access import resolve
 from coordinator.api.arrivals import hold_room
-from coordinator.api.base import ApiHandler
+from coordinator.api.base import ApiHandler, parse_upload_id
 from coordinator.api.download import parse_range
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
@@ -129,6 +129,7 @@ class BlockHandler(_BlockReceiver):
         wait_s = self.integer("wait", 0, high=BLOCK_WAIT_S_MAX)
         if upload_id is None:
             return await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, wanted)
+        upload_id = parse_upload_id(upload_id)
         self.services.store.recent.want(target.account_id)
         awaited, loop = self.services.awaited, asyncio.get_running_loop()
         deadline = loop.time() + wait_s

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, TypeVar
 import msgspec
 
 from coordinator.access import resolve
-from coordinator.api.base import ApiHandler
+from coordinator.api.base import ApiHandler, parse_upload_id
 from coordinator.api.errors import error_object
 from coordinator.api.render import metadata_body, trash_body, version_body
 from coordinator.api.routes import RouteSpec, operation
@@ -132,7 +132,7 @@ class RecipeHandler(FileHandler):
     async def get(self) -> None:
         upload_id = self.optional_text("upload")
         if upload_id is not None:
-            announced = await self.services.db.run(pending.get_recipe, self.session, upload_id)
+            announced = await self.services.db.run(pending.get_recipe, self.session, parse_upload_id(upload_id))
             await self.answer_large(_block_list(announced, announced.hashes))
             return
         target = resolve(self.session, self.text("path"), Role.VIEWER)

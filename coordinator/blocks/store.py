@@ -39,6 +39,7 @@ _REPORTS_MAX: Final = 1000
 # twice: these bound what sealing and opening may hold, beside the bodies that come in and go out.
 _WRITING_BYTES_MAX: Final = 12 * 1024 * 1024
 _READING_BYTES_MAX: Final = 64 * 1024 * 1024
+_ASSEMBLING_BYTES_MAX: Final = 32 * 1024 * 1024  # blocks that are made of a delta, and what they are made of
 
 
 class BlockStore:
@@ -53,8 +54,15 @@ class BlockStore:
         # Bodies on their way in, and blocks on their way out, hold a part of these until they are stored or sent.
         self.incoming = ByteBudget(config.blocks_in_flight_bytes_max)
         self.outgoing = ByteBudget(config.blocks_in_flight_bytes_max)
+        self.assembling = ByteBudget(_ASSEMBLING_BYTES_MAX)
         writing, reading = ByteBudget(_WRITING_BYTES_MAX), ByteBudget(_READING_BYTES_MAX)
-        budgets = {"incoming": self.incoming, "outgoing": self.outgoing, "writing": writing, "reading": reading}
+        budgets = {
+            "incoming": self.incoming,
+            "outgoing": self.outgoing,
+            "assembling": self.assembling,
+            "writing": writing,
+            "reading": reading,
+        }
         for name, budget in budgets.items():
             BLOCK_BUDGET_WAITING.labels(name).set_function(partial(getattr, budget, "waiting"))
         self._db = db

@@ -101,10 +101,10 @@ def plan_delta(  # noqa: PLR0917 - the parts of one question
     if upload.state is not UploadState.PENDING:
         raise UploadGone()
     hashes = db.rows(
-        """SELECT e.index, substr(r.hashes, e.index * 32 + 1, 32) FROM upload_recipe r
-           CROSS JOIN unnest(%s::integer[]) AS e(index)
-           WHERE r.upload_id = %s AND e.index < octet_length(r.hashes) / 32""",
-        (Ints(indexes), upload_id),
+        """SELECT e.index, CASE WHEN e.index < octet_length(r.hashes) / 32
+                                THEN substr(r.hashes, e.index::integer * 32 + 1, 32) END
+           FROM upload_recipe r CROSS JOIN unnest(%s::bigint[]) AS e(index) WHERE r.upload_id = %s""",
+        (Bigints(indexes), upload_id),
     )
     if upload.size_bytes is None or (indexes and not hashes):
         raise NotFound(what="announcement")
@@ -116,16 +116,16 @@ def plan_delta(  # noqa: PLR0917 - the parts of one question
     if base is None:
         raise NotFound(what="version")
     blocks = db.rows(
-        f"""SELECT p.block_index, {BLOCK} FROM unnest(%s::integer[]) AS e(index) CROSS JOIN LATERAL (
+        f"""SELECT p.block_index, {BLOCK} FROM unnest(%s::bigint[]) AS e(index) CROSS JOIN LATERAL (
                 SELECT * FROM version_block p WHERE p.namespace_id = %s AND p.file_id = %s AND p.version = %s
                    AND p.block_index = e.index LIMIT 1) p
             CROSS JOIN LATERAL (SELECT * FROM block b WHERE b.id = p.block_id LIMIT 1) b""",
-        (Ints(base_indexes), base[0], base_id, base_version),
+        (Bigints(base_indexes), base[0], base_id, base_version),
     )
     return DeltaPlan(
         upload=upload,
         size_bytes=upload.size_bytes,
-        hashes=dict(hashes),
+        hashes={index: block_hash for index, block_hash in hashes if block_hash is not None},
         base_size_bytes=base[1],
         base={row[0]: block_of(row[1:]) for row in blocks},
     )

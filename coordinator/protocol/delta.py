@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from coordinator.protocol.hashing import BLOCK_BYTES
+from coordinator.protocol.types import VERSION_MAX
 
 DELTA_BLOCKS_MAX: Final = 64  # in one request
 DELTA_BODY_BYTES_MAX: Final = 8 * 1024 * 1024  # of one request, not compressed
@@ -42,6 +43,7 @@ _MAGIC: Final = b"HFD1"
 _HEAD: Final = struct.Struct(">4sBQII")
 _INDEX: Final = struct.Struct(">I")
 _WITH_LITERALS: Final = 1
+_ID_MAX: Final = (1 << 63) - 1
 _VARINT_BYTES_MAX: Final = 9  # 63 bits
 
 
@@ -113,6 +115,12 @@ def encode_ops(ops: Sequence[Op], *, literals: bool) -> bytes:
     return b"".join(parts)
 
 
+def join_kept(base_id: int, base_version: int, blocks: Sequence[tuple[int, bytes]]) -> bytes:
+    """A delta without literal bytes from (index, what `encode_ops` made), by ascending index."""
+    head = _HEAD.pack(_MAGIC, 0, base_id, base_version, len(blocks))
+    return head + b"".join(part for index, ops in blocks for part in (_INDEX.pack(index), ops))
+
+
 def decode_delta(
     encoded: bytes | bytearray | memoryview, *, blocks_max: int = DELTA_BLOCKS_MAX, ops_max: int = DELTA_OPS_MAX
 ) -> Delta:
@@ -121,6 +129,8 @@ def decode_delta(
     magic, flags, base_id, base_version, count = reader.unpack(_HEAD)
     if magic != _MAGIC or flags & ~_WITH_LITERALS:
         raise BadDelta("it does not begin like a delta of format 1")
+    if base_id > _ID_MAX or base_version > VERSION_MAX:
+        raise BadDelta("it names a base that cannot be")
     if count > blocks_max:
         raise BadDelta(f"it has {count} blocks, more than {blocks_max}")
     blocks: list[BlockDelta] = []
