@@ -14,7 +14,7 @@ import pytest
 from tests.kit.cluster import Appliance, Process, Session, child_environment, is_alive, short_folder, wait_until
 from tests.kit.faults import can_mount, make_random, small_disk
 
-DISK_BYTES = 48 * 1024 * 1024
+DISK_BYTES = 24 * 1024 * 1024
 FILE_BYTES = 3_000_000
 
 
