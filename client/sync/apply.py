@@ -155,9 +155,7 @@ def move_local(fs: FileSystem, source: Path, target: Path, stamp: Stamp) -> Outc
     return touching(target, lambda: Placed(fs.move(source, target, stamp).stamp()))
 
 
-def delete_local(
-    fs: FileSystem, path: Path, kind: Kind, stamp: Stamp, is_junk: Callable[[Path, bool], bool]
-) -> Outcome:
+def delete_local(fs: FileSystem, path: Path, kind: Kind, stamp: Stamp, is_junk: Callable[[str], bool]) -> Outcome:
     """`is_junk` tells what may go together with its folder."""
     return touching(path, lambda: _delete_folder(fs, path, is_junk) if kind is Kind.FOLDER else _trash(fs, path, stamp))
 
@@ -174,10 +172,10 @@ def _trash(fs: FileSystem, path: Path, stamp: Stamp) -> Outcome:
     return Gone()
 
 
-def _delete_folder(fs: FileSystem, path: Path, is_junk: Callable[[Path, bool], bool]) -> Outcome:
+def _delete_folder(fs: FileSystem, path: Path, is_junk: Callable[[str], bool]) -> Outcome:
     found = fs.list_folder(path)
     for name, stat in found:
-        if stat.kind == "folder" or not is_junk((*path, name), False):
+        if stat.kind == "folder" or not is_junk(name):
             return NotEmpty(name)
     for name, _ in found:
         fs.trash((*path, name), None)

@@ -65,6 +65,7 @@ class Disk:
     busy: set[Place]
     on_change: Callable[[], None]
     pause: Callable[[float], None]
+    check_root: Callable[[], str | None] = lambda: None
     rescan_s: float | None = None
     trouble: str | None = None
     scans_done: int = 0
@@ -172,10 +173,10 @@ class Disk:
         self._stepping = True
         scan = self._scan
         assert scan is not None
-        self.workers.submit(partial(_advance, scan, self.clock), self._advanced)
+        self.workers.submit(partial(_advance, scan, self.clock, self.check_root), self._advanced)
 
     def _begin_scan(self) -> None:
-        scanner = Scanner(self.fs, self.tree, self.selection.ignore, self.store.new_local_id, self.busy)
+        scanner = Scanner(self.fs, self.tree, self.selection, self.store.new_local_id, self.busy)
         self.scans_begun += 1
         self._scan_tick = self._tick
         self._scan_is_full = self._full_wanted
@@ -190,11 +191,12 @@ class Disk:
         self._stepping = False
         try:
             steps, finished = result.get()
-        except OSError as error:
+        except (OSError, RootLost) as error:
             # Nothing was seen, so nothing is known to be gone.
             self._scan = None
             self._full_wanted = True
-            self.trouble = f"The folder cannot be read now: {error.strerror or error}."
+            told = error.strerror if isinstance(error, OSError) else None
+            self.trouble = f"The folder cannot be read now: {told}." if told else str(error)
             self._not_before = self.clock.monotonic() + self._backoff.failed()
             self.on_change()
             return
@@ -318,8 +320,22 @@ class Disk:
                 self.store.set_problem(shown(path), problem, READING)
 
 
-def _advance(scan: Iterator[Changes], clock: Clock) -> tuple[list[Changes], bool]:
-    """Some steps of the scan, and whether it is at its end. Runs in a worker."""
+class RootLost(Exception):
+    """What is at the root's path is not the synced folder: a sentence says so."""
+
+
+def _advance(scan: Iterator[Changes], clock: Clock, check_root: Callable[[], str | None]) -> tuple[list[Changes], bool]:
+    """Some steps of the scan, and whether it is at its end. Runs in a worker.
+
+    The root is looked at after the steps, so that what they did not find was looked for in the right folder.
+    """
+    steps, finished = _collect(scan, clock)
+    if steps and (trouble := check_root()) is not None:
+        raise RootLost(trouble)
+    return steps, finished
+
+
+def _collect(scan: Iterator[Changes], clock: Clock) -> tuple[list[Changes], bool]:
     deadline = clock.monotonic() + STEP_S
     steps: list[Changes] = []
     entries = 0

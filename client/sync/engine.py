@@ -27,8 +27,10 @@ from client.sync import apply, conflicts
 from client.sync.apply import Gone, NotEmpty, Outcome, Placed, Stale, Stuck, Told, Unavailable
 from client.sync.carry import Carrier, ToDownload, ToUpload
 from client.sync.conflicts import Naming
+from client.sync.contents import Fetched, Sent
 from client.sync.disk import Disk, Place, shown
 from client.sync.feed import Feed
+from client.sync.ignore import IGNORE_FILE, is_built_in
 from client.sync.local import DirtyFolder, LocalTree
 from client.sync.merge import Merge
 from client.sync.plan import Busy, count_deletions, count_planned_deletions, operations, subjects
@@ -281,7 +283,7 @@ class Engine:
         self._note_change()
 
     def _current_rules(self) -> bytes | None:
-        node = self.store.local_at((".holdfastignore",))
+        node = self.store.local_at((IGNORE_FILE,))
         return None if node is None or node.content is None else node.content.digest
 
     def _check_rules(self) -> None:
@@ -451,8 +453,7 @@ class Engine:
                 place = store.local_path(local.id)
                 if place is None or local.parent_id is None:
                     return None
-                is_junk = self.disk.selection.ignore.is_ignored
-                job = partial(apply.delete_local, self.fs, place, local.kind, local.stamp, is_junk)
+                job = partial(apply.delete_local, self.fs, place, local.kind, local.stamp, is_built_in)
                 return _Work(operation, Lane.DISK, job=job, places=((local.parent_id, local.name),))
             case Upload():
                 return self._prepare_upload(operation)
@@ -710,6 +711,7 @@ class _Absorb:
                 node = self.engine.remote.node_of(metadata, parent_id)
                 store.put_remote(node)
                 self._put_content(node, local.id)
+                self._learn(local.id, outcome)
                 store.forget_sending(local.id)
                 return Busy(frozenset({node.id}), frozenset({local.id}))
             case MoveRemote(before, parent_id, _), Told(metadata):
@@ -731,6 +733,7 @@ class _Absorb:
                 local_id = replaces.id if replaces is not None else store.new_local_id()
                 store.put_local(LocalNode(local_id, parent_id, name, Kind.FILE, stamp, node.content))
                 self._put_content(node, local_id)
+                self._learn(local_id, outcome)
             case MoveLocal(), Placed(stamp):
                 self._moved(self.work.operation, stamp)
             case DeleteLocal(local), Gone():
@@ -742,6 +745,15 @@ class _Absorb:
             case operation, _:
                 raise AssertionError((operation, outcome))
         return None
+
+    def _learn(self, local_id: LocalId, outcome: Outcome) -> None:
+        """Keep what the transfer found out about the content: it saves bytes the next time."""
+        learned = outcome.learned if isinstance(outcome, Sent | Fetched) else None
+        if learned is None:
+            return
+        self.engine.store.put_blocks(local_id, learned.digest, learned.blocks)
+        if learned.signatures is not None:
+            self.engine.store.put_signature(local_id, learned.digest, learned.signatures)
 
     def _put_content(self, node: RemoteNode, local_id: LocalId) -> None:
         """Both sides have this content now; an earlier agreement about the place stays."""

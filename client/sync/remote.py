@@ -350,7 +350,7 @@ class RemoteSide:
         names, skipped = place
         if skipped or names is None:
             return True
-        return not _is_usable(node.name) or self.selection.leaves_out((*names, node.name), node.kind is Kind.FOLDER)
+        return not _is_usable(node.name) or self.selection.is_entry_ignored(names, node.name, node.kind is Kind.FOLDER)
 
 
 def join(folder: str, *names: str) -> str:

@@ -32,7 +32,7 @@ from client.sync.folders import (
     running,
     write_status,
 )
-from client.sync.ignore import Ignore
+from client.sync.ignore import IGNORE_FILE
 from client.sync.plain import PlainCarrier
 from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
@@ -40,7 +40,6 @@ from client.sync.store import Reader, Store, open_store
 from client.sync.workers import ThreadWorkers
 from node.base.clock import SystemClock
 
-RULES: Final = ".holdfastignore"
 RULES_BYTES_MAX: Final = 1 << 20
 RESCAN_S: Final = 900.0
 STATUS_S: Final = 0.5
@@ -108,11 +107,10 @@ class Running:
 
     def _make_engine(self, fs: FileSystem, store: Store) -> Engine:
         source = random.Random()  # noqa: S311  # spreads retries, guards nothing
-        excluded = frozenset(tuple(path.strip("/").split("/")) for path in self.folder.excluded)
+        excluded = [tuple(path.strip("/").split("/")) for path in self.folder.excluded]
 
         def load_rules() -> Selection:
-            text = _read_rules(fs)
-            return Selection(Ignore(text), excluded, plain=not text and not excluded)
+            return Selection(_read_rules(fs), excluded)
 
         selection = load_rules()
         reader = Reader(store)
@@ -213,7 +211,7 @@ def exit_code(status: StatusFile) -> ExitCode:
 
 def _read_rules(fs: FileSystem) -> str:
     try:
-        with fs.open((RULES,)) as file:
+        with fs.open((IGNORE_FILE,)) as file:
             buffer = bytearray(min(file.stat().size, RULES_BYTES_MAX))
             size = file.read_at(0, memoryview(buffer))
     except OSError:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
-from client.fs.base import OWN_FOLDER
+from client.fs.base import Path
 from client.sync.ignore import Ignore
 from coordinator.protocol.names import name_key
 
-Names = tuple[str, ...]
 
+class Selection(Ignore):
+    """Immutable. `excluded` are folders or files below the synced root, as the person wrote them; spelling (case) is
+    not told apart. `plain`: no rule looks at more than a name, so that what is in a moved folder stays what it was."""
 
-@dataclass(frozen=True)
-class Selection:
-    """`excluded` are folders or files below the synced root, as the person wrote them; spelling (case) is not told
-    apart. `plain`: no rule looks at more than a name, so that a moved folder's contents stay what they were."""
+    def __init__(self, rules: str = "", excluded: Iterable[Path] = ()) -> None:
+        super().__init__(rules)
+        self.excluded = frozenset(_keys(path) for path in excluded)
+        self.plain = not self.excluded and self._spec is None
 
-    ignore: Ignore = field(default_factory=Ignore)
-    excluded: frozenset[Names] = frozenset()
-    plain: bool = True
-
-    def leaves_out(self, names: Names, is_folder: bool) -> bool:
-        """Whether what is at `names` is none of ours; what lies below something left out is left out as well."""
-        if not names:
-            return False
-        if name_key(names[0]) == OWN_FOLDER:
+    def is_entry_ignored(self, parent: Path, name: str, is_folder: bool) -> bool:
+        if self.excluded and (*_keys(parent), name_key(name)) in self.excluded:
             return True
-        return self._is_excluded(names) or self.ignore.is_ignored(names, is_folder)
+        return super().is_entry_ignored(parent, name, is_folder)
 
-    def _is_excluded(self, names: Names) -> bool:
-        if not self.excluded:
-            return False
-        keys = tuple(name_key(name) for name in names)
-        return any(keys[: len(chosen)] == tuple(name_key(name) for name in chosen) for chosen in self.excluded)
+
+def _keys(path: Path) -> Path:
+    return tuple(name_key(name) for name in path)

@@ -222,6 +222,8 @@ _BELOW: Final = """WITH RECURSIVE below(id) AS (
     SELECT id FROM below"""
 _BELOW_REMOTE: Final = _BELOW.format(table="remote")
 _BELOW_LOCAL: Final = _BELOW.format(table="local")
+_GET_RECIPE: Final = "SELECT digest, hashes FROM recipe WHERE local_id = ?"
+_GET_SIGNATURE: Final = "SELECT digest, data FROM signature WHERE local_id = ?"
 _FIND_BLOCK: Final = """SELECT p.local_id, p.position FROM block_place p JOIN recipe r ON r.local_id = p.local_id
     WHERE p.prefix = ? AND substr(r.hashes, p.position * 32 + 1, 32) = ? LIMIT ?"""
 
@@ -712,7 +714,7 @@ class Store:
 
     def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
         """The content hash and the block hashes of a local file, as last read; None when they are not known."""
-        row = self._sql.execute("SELECT digest, hashes FROM recipe WHERE local_id = ?", (local_id,)).fetchone()
+        row = self._sql.execute(_GET_RECIPE, (local_id,)).fetchone()
         return None if row is None else (row[0], _split(row[1]))
 
     def find_block(self, block: bytes, limit: int = 4) -> list[tuple[LocalId, int]]:
@@ -726,7 +728,7 @@ class Store:
 
     def signature(self, local_id: LocalId) -> tuple[bytes, bytes] | None:
         """(content hash, delta.py's signatures of that content)."""
-        row = self._sql.execute("SELECT digest, data FROM signature WHERE local_id = ?", (local_id,)).fetchone()
+        row = self._sql.execute(_GET_SIGNATURE, (local_id,)).fetchone()
         return None if row is None else (row[0], row[1])
 
     def _drop_blocks(self, local_id: int, *, keep_signature: bytes | None = None) -> None:
@@ -842,6 +844,16 @@ class Reader:
             if (path := self._path(local_id)) is not None:
                 places.append((path, position))
         return places
+
+    def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
+        """Content hash and block hashes of a local file as it was last read."""
+        rows = self._rows(_GET_RECIPE, (local_id,))
+        return (rows[0][0], _split(rows[0][1])) if rows else None
+
+    def signature(self, local_id: LocalId) -> tuple[bytes, bytes] | None:
+        """Content hash and delta.py's signatures of what was last synced of a local file."""
+        rows = self._rows(_GET_SIGNATURE, (local_id,))
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def _path(self, local_id: LocalId) -> tuple[str, ...] | None:
         names: list[str] = []
