@@ -326,6 +326,8 @@ class User:
         """As editors do: a new file beside it, renamed over it."""
         folder = self._disk.folder(path[:-1])
         beside = f".{path[-1]}.save~"
+        if path[-1] in folder.children:
+            _regular(folder.children[path[-1]], path[-1])
         inode = self._disk.add(folder, beside, FileKind.FILE)
         self._disk.write(inode, 0, data)
         self._disk.rename(folder, beside, folder, path[-1])

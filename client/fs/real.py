@@ -23,7 +23,7 @@ from typing import Final, Self
 from client.fs import kernel
 from client.fs.base import OWN_FOLDER, FileKind, Path, ReadFile, Stat, TempFile
 from client.fs.paths import check_component, check_path, split
-from client.fs.steps import Steps, Temp, Unsupported, check_stamp
+from client.fs.steps import NO_LINKS, Steps, Temp, Unsupported, check_stamp
 from client.part import with_executable
 from client.sync.tree import Stamp
 from node.base.clock import Clock
@@ -34,7 +34,6 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WAY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would hang the open without NONBLOCK
 _KINDS: Final = {stat.S_IFREG: FileKind.FILE, stat.S_IFDIR: FileKind.FOLDER, stat.S_IFLNK: FileKind.SYMLINK}
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class RealFileSystem(Steps[int]):
@@ -339,7 +338,7 @@ def _rename_new_by_link(source: int, name: str, target: int, new_name: str) -> N
             try:
                 os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in NO_LINKS:
                     raise
             else:
                 os.unlink(name, dir_fd=source)

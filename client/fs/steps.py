@@ -17,11 +17,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from client.fs.base import ChangedMeanwhile, FileKind, InUse, Path, Stat, TempFile, TrashEntry
 from client.fs.paths import recovered_name, split
 from client.sync.tree import Stamp
+
+NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # the disk has no hard links
 
 Folder = TypeVar("Folder")  # an open folder: what the primitives work in
 
@@ -68,11 +70,14 @@ class Steps(ABC, Generic[Folder]):
             if expected is not None and before.inode != expected.inode:
                 raise ChangedMeanwhile
             self._rename_new(source_folder, source_name, target_folder, target_name)
-            moved = self._stat(target_folder, target_name)
-            if expected is not None and moved.inode != before.inode:
+            try:
+                moved = self._stat(target_folder, target_name)
+                if expected is not None and moved.inode != before.inode:
+                    raise ChangedMeanwhile
+            except (ChangedMeanwhile, OSError):
                 with suppress(OSError):  # the place was taken again: nothing is lost, and a scan tells the rest
                     self._rename_new(target_folder, target_name, source_folder, source_name)
-                raise ChangedMeanwhile
+                raise
             self._sync(target_folder)
             self._sync(source_folder)
             return moved
@@ -197,8 +202,11 @@ class Steps(ABC, Generic[Folder]):
     def _replace_by_link(
         self, temps: Folder, temp_name: str, folder: Folder, name: str, *, box: Folder, now: Stat
     ) -> None:
-        with suppress(OSError):  # without hard links there is nothing to keep it by
+        try:
             self._link(folder, name, box, name)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
         try:
             if not _same_file(self._stat(folder, name), now):
                 raise ChangedMeanwhile
