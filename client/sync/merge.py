@@ -86,10 +86,10 @@ class Merge:
     def place(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> Place:
         """Where both sides together want the node to be."""
         if remote.parent_id != synced.parent_id:
-            return Place(remote.parent_id, self._name(synced, remote, local))
-        return Place(self.remote_folder(local.parent_id), self._name(synced, remote, local))
+            return Place(remote.parent_id, self.name(synced, remote, local))
+        return Place(self.remote_folder(local.parent_id), self.name(synced, remote, local))
 
-    def _name(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> str:
+    def name(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> str:
         if self._renamed_remotely(synced, remote):
             return remote.name
         return local.name if self._renamed_locally(synced, local) else synced.name

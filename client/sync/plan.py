@@ -305,7 +305,7 @@ class _Planner:
     def _gone_remotely(self, synced: SyncedNode, local: LocalNode) -> _Decision:
         kept = self.merge.kept_locally(synced, local)
         if local.kind is Kind.FILE:
-            return Forget(synced) if kept else DeleteLocal(local)
+            return self._forget(synced, None, local) if kept else DeleteLocal(local)
         leaving: Node | None = None
         unclear = False
         for found in self.trees.local_children(local.id):
@@ -321,9 +321,9 @@ class _Planner:
             else:
                 leaving = leaving or child
         if kept:
-            return Forget(synced)
+            return self._forget(synced, None, local)
         if leaving is not None:
-            return _Wait(leaving, partial(Forget, synced), _Cost.DELETE_UNDONE)
+            return _Wait(leaving, partial(self._forget, synced, None, local), _Cost.DELETE_UNDONE)
         return None if unclear else DeleteLocal(local)
 
     def _gone_locally(self, synced: SyncedNode, remote: RemoteNode) -> _Decision:
@@ -342,7 +342,7 @@ class _Planner:
             child = self.merge.of_remote(found.id)
             if child.synced is not None and child.local is None:
                 return _Wait(child)
-        return Forget(synced)
+        return self._forget(synced, remote, None)
 
     def _delete_remotely(self, synced: SyncedNode, remote: RemoteNode) -> _Decision:
         """A folder goes as a whole, when everything in it has gone from the disk as it was. What was moved out of it on
@@ -356,17 +356,33 @@ class _Planner:
             match node:
                 case Node(SyncedNode() as pair, RemoteNode(skipped=False) as found, None):
                     if found.content != pair.content or self.merge.moved_remotely(pair, found):
-                        return Forget(synced)
+                        return self._forget(synced, remote, None)
                     below.extend(self.trees.remote_children(found.id))
                 case Node(SyncedNode() as pair, RemoteNode(skipped=False) as found, LocalNode()):
                     if found.parent_id != pair.parent_id:
-                        return Forget(synced)
+                        return self._forget(synced, remote, None)
                     leaving = leaving or node
                 case _:
-                    return Forget(synced)
+                    return self._forget(synced, remote, None)
         if leaving is not None:
-            return _Wait(leaving, partial(Forget, synced), _Cost.DELETE_UNDONE)
+            return _Wait(leaving, partial(self._forget, synced, remote, None), _Cost.DELETE_UNDONE)
         return DeleteRemote(remote)
+
+    def _forget(self, synced: SyncedNode, remote: RemoteNode | None, local: LocalNode | None) -> Operation:
+        """One side is gone and the other is kept: it becomes new. What had another name for a moment gets its own back
+        first, as nothing will know it afterwards."""
+        if remote is not None and conflicts.is_own_temporary(remote.name, self.merge.naming):
+            assert remote.parent_id is not None
+            return MoveRemote(remote, remote.parent_id, self._own_name(synced, None, remote.parent_id))
+        if local is not None and conflicts.is_own_temporary(local.name, self.merge.naming):
+            assert local.parent_id is not None
+            return MoveLocal(local, local.parent_id, self._own_name(synced, local.parent_id, None))
+        return Forget(synced)
+
+    def _own_name(self, synced: SyncedNode, local_id: LocalId | None, remote_id: RemoteId | None) -> str:
+        if not self._is_taken(synced.name, local_id, remote_id):
+            return synced.name
+        return self._free_name(synced.name, synced.kind, local_id, remote_id)
 
     # --- on both sides ------------------------------------------------------------------------------------------
 
@@ -391,7 +407,7 @@ class _Planner:
             return Download(remote, local.parent_id, local.name, replaces=local)
         if remote.content == synced.content:
             return Upload(local, remote.parent_id, remote.name, base=remote)
-        return self._set_aside(local, local.name, detach=True)
+        return self._set_aside(local, self.merge.name(synced, remote, local), detach=True)
 
     def _move(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> _Decision:
         place = self.merge.place(synced, remote, local)
@@ -416,7 +432,8 @@ class _Planner:
         other = self.merge.of_remote(taken.id)
         if self.merge.moved_remotely(synced, remote) and not self._will_leave(other) and not taken.skipped:
             # The service has no room for what both sides together wish.
-            return MoveRemote(remote, place.parent_id, self._free_name(place.name, local, place.parent_id))
+            free = self._free_name(place.name, local.kind, local.parent_id, place.parent_id)
+            return MoveRemote(remote, place.parent_id, free)
         return self._give_way(local, place.name, other)
 
     def _move_local(self, local: LocalNode, place: Place) -> _Decision:
@@ -445,7 +462,7 @@ class _Planner:
         assert remote.parent_id is not None
         for number in count(1):
             name = conflicts.temporary(remote.id, self.merge.naming, number)
-            if self.trees.remote_child(remote.parent_id, name_key(name)) is None:
+            if not self._is_taken(name, None, remote.parent_id):
                 break
         return MoveRemote(remote, remote.parent_id, name)
 
@@ -461,19 +478,22 @@ class _Planner:
     def _set_aside(self, local: LocalNode, name: str, *, detach: bool = False) -> MoveLocal:
         """The local node becomes a conflicted copy."""
         assert local.parent_id is not None
-        free = self._free_name(name, local, self.merge.remote_folder(local.parent_id))
+        free = self._free_name(name, local.kind, local.parent_id, self.merge.remote_folder(local.parent_id))
         return MoveLocal(local, local.parent_id, free, detach)
 
-    def _free_name(self, name: str, local: LocalNode, parent_id: RemoteId | None) -> str:
-        """A conflicted copy's name that is free where the local node is, and in the service's folder."""
-        assert local.parent_id is not None
+    def _free_name(self, name: str, kind: Kind, local_id: LocalId | None, remote_id: RemoteId | None) -> str:
+        """A conflicted copy's name that is free in both folders."""
         for number in count(1):
-            free = conflicts.make(name, self.merge.naming, number, is_folder=local.kind is Kind.FOLDER)
-            key = name_key(free)
-            taken = parent_id is not None and self.trees.remote_child(parent_id, key) is not None
-            if not taken and not list(self.trees.local_named(local.parent_id, key)):
+            free = conflicts.make(name, self.merge.naming, number, is_folder=kind is Kind.FOLDER)
+            if not self._is_taken(free, local_id, remote_id):
                 break
         return free
+
+    def _is_taken(self, name: str, local_id: LocalId | None, remote_id: RemoteId | None) -> bool:
+        key = name_key(name)
+        if local_id is not None and any(True for _ in self.trees.local_named(local_id, key)):
+            return True
+        return remote_id is not None and self.trees.remote_child(remote_id, key) is not None
 
     def _wait_for_local_name(self, parent_id: LocalId, name: str, local: LocalNode | None = None) -> _Wait | None:
         """What has the name on disk, other than `local` itself. Only with its pair is it known where that belongs:
@@ -490,7 +510,7 @@ class _Planner:
         assert local.parent_id is not None
         for number in count(1):
             name = conflicts.temporary(synced.id, self.merge.naming, number)
-            if not list(self.trees.local_named(local.parent_id, name_key(name))):
+            if not self._is_taken(name, local.parent_id, None):
                 break
         return MoveLocal(local, local.parent_id, name)
 
