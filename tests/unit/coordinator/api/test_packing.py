@@ -33,7 +33,7 @@ def test_a_bomb_is_refused_before_it_is_held() -> None:
     assert taken <= 1_000_000
 
 
-@pytest.mark.parametrize("tail", [b"x", gzip.compress(b"more")])
+@pytest.mark.parametrize("tail", [b"x", gzip.compress(b"more")], ids=["rest", "another"])
 def test_what_follows_the_end_is_refused(tail: bytes) -> None:
     packed = gzip.compress(b"content")
     with pytest.raises(BadRequest):
