@@ -14,8 +14,9 @@ real service needs on top of them are switched by `Rules`:
 - `edit_revives`: a stale write against a deleted file makes the file again instead of becoming a conflict copy of
   nothing (an edit beats a delete; the published text leaves G absent).
 - `in_flight`: UP and DOWN take time. What is sent was the node's value when sending began, and is dropped when it is
-  too late; what arrives was the service's value when fetching began. At STABILIZE nothing is in flight, so both
-  variants ask the same of the end; in the middle the published one takes a slow transfer for a lost write.
+  too late; what arrives was the service's value when fetching began; a file that became a conflict copy is absent under
+  its old name until the service's value is there. At STABILIZE nothing is in flight, so both variants ask the same of
+  the end; in the middle the published one takes a slow transfer for a lost write.
 """
 
 from __future__ import annotations
@@ -111,7 +112,11 @@ def hidden_steps(state: State, rules: Rules) -> Iterator[State]:
         if node.clean and not node.fresh:
             yield _with(state, at, node._replace(value=state.service, fresh=True, got=_NOTHING, got_fresh=False))
         if not node.clean:
-            yield _up(state, at, rules)
+            after = _up(state, at, rules)
+            yield after
+            if rules.in_flight and after.conflicts != state.conflicts:
+                # The file has taken its conflict name, and the service's value is not there yet.
+                yield _with(after, at, after.nodes[at]._replace(value=ABSENT))
         if rules.in_flight:
             yield from _transfers(state, at, node)
 

@@ -1,0 +1,896 @@
+"""A simulated world: several sync clients with their real engines, people at each disk and on the web, and fate.
+
+`run(workload, schedule)` plays one history and judges its end; the same arguments give the same trace. What must hold
+in the end, when all faults are over and everybody is done:
+
+- every disk shows the same, and so does the service (but for what is ignored, or reported as a problem);
+- every client's three trees say what disk and service are;
+- nobody's writing is lost: what was written and never replaced or deleted by anybody who saw it is on the disks, and
+  everything that was ever written is still on some disk, in the service's history or in a local trash;
+- no file holds what nobody ever wrote; no conflicted copy repeats another file of its family.
+
+Does not: choose what happens (tests/kit/workload.py) or carry it out (tests/kit/people.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path as RealPath
+from typing import Any, Final
+
+from client.fs.base import OWN_FOLDER, FileKind, Path
+from client.fs.fake import FakeDisk, FakeFileSystem, Inode
+from client.sync.conflicts import parse
+from client.sync.disk import Disk
+from client.sync.engine import Engine, Settings, State
+from client.sync.feed import Feed
+from client.sync.local import DirtyFolder
+from client.sync.remote import RemoteSide
+from client.sync.selection import Selection
+from client.sync.store import Reader, Store
+from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
+from client.sync.workers import Result
+from client.sync.workers import run as run_job
+from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
+from coordinator.protocol.names import name_key
+from coordinator.protocol.types import Kind
+from tests.kit.people import IGNORE_FILE, Entry, Ledger, Person, WebPerson
+from tests.kit.scheduler import Event, Machine, Scheduler, Signal, SimClock
+from tests.kit.sim_carrier import SimCarrier
+from tests.kit.sim_service import SimConnection, SimService, Weather, sim_api
+from tests.kit.workload import FATE, SHARED, WEB, Step, Workload
+
+SETTLE_S: Final = 3 * 3600.0  # of virtual time, after the last fault: more than any back-off or rescan needs
+QUIET_S: Final = 400.0  # nothing may happen any more in this time: longer than a long poll and a retry
+RESCAN_S: Final = 1800.0
+STEPS_MAX: Final = 100_000
+SNAPSHOTS_KEPT: Final = 12
+
+
+class Broken(AssertionError):
+    """The world's end is not as it must be; the message says what, line by line."""
+
+
+# --- a person's disk --------------------------------------------------------------------------------------------
+
+
+class PersonDisk:
+    """tests.kit.people.Disk on a FakeDisk. Part of what programs write is not synced, as programs do: `loose` is the
+    probability for each change; `unsynced` are the files of which a power cut may take something."""
+
+    def __init__(self, disk: FakeDisk, tape: random.Random, loose: float) -> None:
+        self._disk = disk
+        self._tape = tape
+        self._loose = loose
+        self.unsynced: list[Inode] = []
+
+    def look(self) -> Mapping[Path, Entry]:
+        return dict(walk(self._disk))
+
+    def look_at(self, path: Path) -> Entry | None:
+        try:
+            return _entry(self._disk.find(path))
+        except OSError:
+            return None
+
+    def open_to_write(self, path: Path, *, create: bool) -> _Handle:
+        disk = self._disk
+        folder = disk.folder(path[:-1])
+        inode = folder.children.get(path[-1])
+        if inode is None:
+            if not create:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            inode = disk.add(folder, path[-1], FileKind.FILE)
+            self._done(path, inode, folder)
+        if inode.kind is not FileKind.FILE:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        inode.writers += 1
+        return _Handle(self, disk, inode, path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        source_folder, target_folder = self._disk.folder(source[:-1]), self._disk.folder(target[:-1])
+        self._disk.rename(source_folder, source[-1], target_folder, target[-1])
+        self._disk.tell(source)
+        self._done(target, source_folder, target_folder)
+
+    def unlink(self, path: Path) -> None:
+        folder = self._disk.folder(path[:-1])
+        if self._disk.child(folder, path[-1]).kind is FileKind.FOLDER:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self._disk.unlink(folder, path[-1])
+        self._done(path, folder)
+
+    def make_folder(self, path: Path) -> None:
+        folder = self._disk.folder(path[:-1])
+        self._disk.add(folder, path[-1], FileKind.FOLDER)
+        self._done(path, folder)
+
+    def remove_folder(self, path: Path) -> None:
+        folder = self._disk.folder(path[:-1])
+        if self._disk.child(folder, path[-1]).kind is not FileKind.FOLDER:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        self._disk.unlink(folder, path[-1])
+        self._done(path, folder)
+
+    def make_symlink(self, path: Path, target: str) -> None:
+        folder = self._disk.folder(path[:-1])
+        self._disk.add(folder, path[-1], FileKind.SYMLINK)
+        self._done(path, folder)
+
+    def set_executable(self, path: Path, executable: bool) -> None:
+        inode = self._disk.find(path)
+        self._disk.mark(inode, executable=executable)
+        self._done(path, inode)
+
+    def set_mtime(self, path: Path, mtime_ns: int) -> None:
+        inode = self._disk.find(path)
+        self._disk.mark(inode, mtime_ns=mtime_ns)
+        self._done(path, inode)
+
+    def _done(self, path: Path, *touched: Inode) -> None:
+        if self._tape.random() < self._loose:
+            self.unsynced += [inode for inode in touched if inode.kind is FileKind.FILE]
+        else:
+            for inode in touched:
+                self._disk.sync(inode)
+        self._disk.tell(path)
+
+
+class _Handle:
+    def __init__(self, person: PersonDisk, disk: FakeDisk, inode: Inode, path: Path) -> None:
+        self._person = person
+        self._disk = disk
+        self._inode = inode
+        self._path = path
+        self._generation = disk.generation
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._check()
+        self._disk.write(self._inode, offset, data)
+        self._person._done(self._path, self._inode)
+
+    def truncate(self, size: int) -> None:
+        self._check()
+        self._disk.truncate(self._inode, size)
+        self._person._done(self._path, self._inode)
+
+    def content(self) -> bytes:
+        return bytes(self._inode.data)
+
+    def close(self) -> None:
+        self._inode.writers = max(0, self._inode.writers - 1)
+
+    def _check(self) -> None:
+        """A power cut ends the person's programs, too."""
+        if self._generation != self._disk.generation and self._inode.writers == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def walk(disk: FakeDisk, below: Path = ()) -> Iterator[tuple[Path, Entry]]:
+    """Everything on the disk but the client's own folder; parents first."""
+    for name, inode in sorted(disk.folder(below).children.items()):
+        path = (*below, name)
+        if path == (OWN_FOLDER,):
+            continue
+        yield path, _entry(inode)
+        if inode.kind is FileKind.FOLDER:
+            yield from walk(disk, path)
+
+
+def _entry(inode: Inode) -> Entry:
+    return Entry(inode.kind, bytes(inode.data) if inode.kind is FileKind.FILE else None, inode.executable)
+
+
+def kept_aside(disk: FakeDisk) -> list[bytes]:
+    """What the client's trash holds, and what it was just moving."""
+    return disk.user.trashed()
+
+
+def digest_of(content: bytes) -> str:
+    cut = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
+    return content_hash(map(hash_block, cut)).hex()
+
+
+# --- a client ---------------------------------------------------------------------------------------------------
+
+
+class SimWorkers:
+    """client.sync.workers.Workers as tasks of one machine."""
+
+    def __init__(self, scheduler: Scheduler, machine: Machine, name: str) -> None:
+        self._scheduler = scheduler
+        self._machine = machine
+        self._name = name
+        self._signal = Signal(scheduler)
+        self._events: list[Callable[[], None]] = []
+        self._number = 0
+        self.running = 0
+
+    def submit(self, job: Callable[[], Any], done: Callable[[Result[Any]], None]) -> None:
+        self._number += 1
+        self.running += 1
+
+        def work() -> None:
+            result = run_job(job)
+            self._scheduler.pause("job done", None)
+            self.running -= 1
+            self._events.append(lambda: done(result))
+            self._signal.notify()
+
+        self._scheduler.spawn(self._machine, f"{self._name}/{self._number}", work)
+
+    def next_event(self, deadline: float | None) -> bool:
+        self._scheduler.pause("next event", None)
+        while not self._events:
+            left = None if deadline is None else deadline - self._scheduler.now
+            if left is not None and left <= 0:
+                return False
+            self._signal.wait(left)
+        self._events.pop(0)()
+        return True
+
+    def wake(self) -> None:
+        self._events.append(lambda: None)
+        self._signal.notify()
+
+
+class SimStore(Store):
+    """The real store on a RAM disk; every transaction's begin and end is a switch point. With `snapshots` it keeps what
+    a power cut, or an old backup, would bring back: the states since the last durable one."""
+
+    def __init__(
+        self,
+        path: RealPath,
+        pause: Callable[[str, object], None],
+        snapshots: list[bytes] | None,
+        archive: list[bytes] | None,
+    ) -> None:
+        self._pause = pause
+        self._snapshots = snapshots
+        self._archive = archive
+        super().__init__(path)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[None]:
+        if self._depth:
+            with super().transaction(durable=durable):
+                yield
+            return
+        self._pause("begins transaction", durable)
+        with super().transaction(durable=durable):
+            yield
+        if self._snapshots is not None and durable:
+            self._snapshots.clear()
+        for kept in (self._snapshots, self._archive):
+            if kept is not None:
+                if len(kept) >= SNAPSHOTS_KEPT:
+                    del kept[1:3]
+                kept.append(self._sql.serialize())
+        self._pause("committed", durable)
+
+
+class SimWatcher:
+    """client.sync.engine.Watcher; what is told before anybody waits is kept."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._signal = Signal(scheduler)
+        self._told: list[DirtyFolder | None] = []
+
+    def tell(self, folder: DirtyFolder | None) -> None:
+        """None: anything may have changed."""
+        self._told.append(folder)
+        self._signal.notify()
+
+    def wait(self) -> list[DirtyFolder] | None:
+        while not self._told:
+            self._signal.wait()
+        self._scheduler.pause("events")
+        told, self._told = self._told, []
+        return None if None in told else [folder for folder in told if folder is not None]
+
+
+_template: list[bytes] = []
+
+
+def empty_database() -> bytes:
+    """The bytes of a new store: copying them is several times faster than making the tables."""
+    if not _template:
+        with tempfile.TemporaryDirectory() as folder:
+            path = RealPath(folder) / "store.db"
+            Store(path).close()
+            _template.append(path.read_bytes())
+    return _template[0]
+
+
+@dataclass(frozen=True)
+class Climate:
+    """How rough the world is, drawn from the schedule's tape."""
+
+    weather: dict[str, float]
+    loose: float
+    page_max: int
+
+    @classmethod
+    def draw(cls, tape: random.Random, *, faults: bool) -> Climate:
+        rough = tape.choice((0.0, 0.0, 0.02, 0.1)) if faults else 0.0
+        names = ("lost_request", "late_request", "lost_answer", "twice", "busy")
+        weather = {name: rough * tape.choice((0, 1)) for name in names}
+        weather["slow"] = tape.choice((0.0, 0.1, 0.5))
+        return cls(weather, tape.choice((0.0, 0.5, 1.0)), tape.choice((2000, 2000, 3, 1)))
+
+
+# --- judging ----------------------------------------------------------------------------------------------------
+
+Shown = Mapping[Path, tuple[str, str | None, bool]]  # kind, content hash, executable
+
+
+def _shown(kind: Kind, content: Content | None) -> tuple[str, str | None, bool]:
+    return (str(kind), None, False) if content is None else (str(kind), content.digest.hex(), content.executable)
+
+
+def shown_on(disk: FakeDisk) -> Shown:
+    """The disk as the service would tell it; links are none of it."""
+    return {
+        path: (entry.kind.value, None if entry.content is None else digest_of(entry.content), entry.executable)
+        for path, entry in walk(disk)
+        if entry.kind in (FileKind.FILE, FileKind.FOLDER)
+    }
+
+
+def shown_by(service: SimService) -> Shown:
+    found: dict[Path, tuple[str, str | None, bool]] = {}
+    for path, node in service.tree().items():
+        names = tuple(path[1:].split("/"))
+        found[names] = (
+            ("folder", None, False) if node.is_folder else ("file", node.current.content, node.current.executable)
+        )
+    return found
+
+
+def differences(trees: Mapping[str, Shown], left_out: Callable[[Path], bool]) -> list[str]:
+    """A line for every path on which the trees differ."""
+    lines = []
+    for path in sorted({path for tree in trees.values() for path in tree}):
+        if left_out(path):
+            continue
+        there = {name: tree.get(path) for name, tree in trees.items()}
+        if len(set(there.values())) > 1:
+            told = "; ".join(f"{name}: {_told(entry)}" for name, entry in there.items())
+            lines.append(f"{'/'.join(path)!r} differs ({told})")
+    return lines
+
+
+def _told(entry: tuple[str, str | None, bool] | None) -> str:
+    if entry is None:
+        return "nothing"
+    kind, digest, executable = entry
+    return kind if digest is None else f"{digest[:8]}{' executable' if executable else ''}"
+
+
+# --- the world --------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """One computer: what outlives its crashes (disk, database, clock), and the client that runs on it now."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.index = index
+        self.name = f"client{index}"
+        self.world = world
+        self.clock = SimClock(world.scheduler, skew_s=world.fate_tape.choice((0.0, 0.0, 2.5, -86400.0, 4e6)))
+        self.disk_clock = SimClock(world.scheduler, self.clock.skew_s, switches=False)
+        self.disk = FakeDisk(self.disk_clock, device=index + 1)
+        self.weather = Weather(**world.climate.weather)
+        self.disk_errors = 0.0
+        self.deaf = False
+        self.database = world.folder / f"{self.name}.db"
+        self.database.write_bytes(empty_database())
+        self.snapshots: list[bytes] | None = [] if world.needs("power_cut") else None
+        self.archive: list[bytes] = []
+        self.person_disk = PersonDisk(self.disk, world.fate_tape, world.climate.loose)
+        self.person = Person(f"p{index}", self.person_disk, world.ledger, world.scheduler.pause)
+        self.machine: Machine | None = None
+        self.engine: Engine | None = None
+        self.starts = 0
+        self._store: SimStore | None = None
+        self._reader: Reader | None = None
+        self._connection: SimConnection | None = None
+        self._watcher: SimWatcher | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.machine is not None
+
+    # --- its end and its beginning ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        assert self.machine is None
+        self.starts += 1
+        self.machine = self.world.scheduler.machine(self.name)
+        self.world.scheduler.spawn(self.machine, self.name, self._live)
+
+    def _live(self) -> None:
+        """The client's process, from its start to its crash. One that cannot begin is started again and again."""
+        while True:
+            try:
+                engine = self._build()
+                break
+            except OSError:
+                self._close()
+                self.disk.crash(None)
+                self.world.scheduler.sleep(1.0)
+        self.engine = engine
+        while True:
+            engine.step(None)
+
+    def _close(self) -> None:
+        self.engine = self._watcher = None
+        for part in (self._reader, self._store, self._connection):
+            if part is not None:
+                part.close()
+        self._reader = self._store = self._connection = None
+
+    def _build(self) -> Engine:
+        """As `holdfast sync` puts the parts together."""
+        world, scheduler, clock = self.world, self.world.scheduler, self.clock
+        assert self.machine is not None
+        tape = random.Random(f"{self.name} {world.schedule} {self.starts}")
+        workers = SimWorkers(scheduler, self.machine, self.name)
+        fs = FakeFileSystem(self.disk, on_call=self._touch_disk, on_step=self._touch_disk)
+        fs.lock()
+        if fs.read_marker() is None:
+            fs.write_marker(b"{}")
+        self._rescued = fs.recover()
+        self._connection = SimConnection(
+            world.service,
+            self.index + 1,
+            scheduler=scheduler,
+            network=world.outside,
+            tape=world.net_tape,
+            weather=self.weather,
+        )
+        api = sim_api(self._connection)
+        archive = self.archive if world.needs("old_database") else None
+        store = self._store = SimStore(self.database, scheduler.pause, self.snapshots, archive)
+        reader = self._reader = Reader(store)
+        selection = self._load_rules(fs)
+        remote = RemoteSide(store, selection, self.index + 1)
+        watcher = self._watcher = SimWatcher(scheduler)
+        self.disk.on_event = self._tell_watcher
+        feed = Feed(remote, api, workers, clock, tape, "/", True, lambda: None)
+        disk = Disk(
+            fs, store, reader, workers, clock, tape, selection, set(), lambda: None, scheduler.sleep, rescan_s=RESCAN_S
+        )
+        return Engine(
+            store=store,
+            reader=reader,
+            fs=fs,
+            service=api,
+            carrier=SimCarrier(fs, api, tape),
+            workers=workers,
+            clock=clock,
+            random=tape,
+            settings=Settings(who=f"P{self.index}"),
+            feed=feed,
+            disk=disk,
+            remote=remote,
+            watcher=watcher,
+            load_rules=lambda: self._load_rules(fs),
+        )
+
+    def _load_rules(self, fs: FakeFileSystem) -> Selection:
+        try:
+            with fs.open((IGNORE_FILE,)) as file:
+                buffer = bytearray(file.stat().size)
+                count = file.read_at(0, memoryview(buffer))
+        except OSError:
+            return Selection()
+        rules = bytes(buffer[:count]).decode("utf-8", "replace")
+        return Selection(rules)
+
+    def _touch_disk(self, name: str) -> None:
+        """Before each call and each step of one."""
+        self.world.scheduler.pause(name)
+        if self.disk_errors and self.world.fate_tape.random() < self.disk_errors:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def _tell_watcher(self, path: Path, recursive: bool) -> None:
+        if not self.deaf and self._watcher is not None:
+            self._watcher.tell(DirtyFolder(path, recursive))
+
+    def hear(self) -> None:
+        """The watcher works again, and says that it has missed something."""
+        if self.deaf:
+            self.deaf = False
+            if self._watcher is not None:
+                self._watcher.tell(None)
+
+    # --- what it says of itself ---------------------------------------------------------------------------------
+
+    def is_in_sync(self) -> bool:
+        return self.engine is not None and self.engine.status().state is State.IN_SYNC
+
+    def state(self) -> str:
+        if self.engine is None:
+            return "is down"
+        status = self.engine.status()
+        return f"is {status.state}, {status.queued} queued ({status.reason})"
+
+    def problems(self) -> list[Path]:
+        assert self._store is not None
+        return [tuple(path.split("/")) for path, _ in self._store.problems()]
+
+    def ignores(self) -> Callable[[Path], bool]:
+        """The rules that this disk's ignore file holds now."""
+        assert self.engine is not None
+        selection = self.engine.disk.selection
+        found = dict(walk(self.disk))
+
+        def is_ignored(path: Path) -> bool:
+            kind = found.get(path)
+            return selection.is_ignored(path, kind is not None and kind.kind is FileKind.FOLDER)
+
+        return is_ignored
+
+    def remote_tree(self) -> Shown:
+        store = self._store
+        assert store is not None
+
+        def below(node_id: RemoteId, path: Path) -> Iterator[tuple[Path, RemoteNode]]:
+            for node in store.remote_children(node_id):
+                yield (*path, node.name), node
+                yield from below(node.id, (*path, node.name))
+
+        return {path: _shown(node.kind, node.content) for path, node in below(store.remote_root, ())}
+
+    def local_tree(self) -> Shown:
+        store = self._store
+        assert store is not None
+
+        def below(node_id: LocalId, path: Path) -> Iterator[tuple[Path, LocalNode]]:
+            for node in store.local_children(node_id):
+                yield (*path, node.name), node
+                yield from below(node.id, (*path, node.name))
+
+        return {path: _shown(node.kind, node.content) for path, node in below(store.local_root, ())}
+
+    def disagreements(self) -> list[str]:
+        """Nodes that the database itself calls different, though the client says that it is in sync."""
+        store = self._store
+        assert store is not None
+        wrong = []
+        for remote_id in store.dirty_remote():
+            node = store.remote(remote_id)
+            if node is None or not node.skipped:
+                wrong.append(f"{self.name}: synced tree: remote node {remote_id} is not settled ({node})")
+        for local_id in store.dirty_local():
+            local = store.local(local_id)
+            if local is None or local.problem is None:
+                wrong.append(f"{self.name}: synced tree: local node {local_id} is not settled ({local})")
+        return wrong
+
+    # --- its end ------------------------------------------------------------------------------------------------
+
+    def kill(self, *, power: bool = False) -> None:
+        """The process ends where it stands; with `power` the whole computer does."""
+        if self.machine is None:
+            return
+        self.disk.on_event = None
+        self.disk.crash(None)  # first of all: what dies must not reach the disk any more
+        self.world.scheduler.crash(self.machine)
+        self.machine = None
+        self._close()
+        if power:
+            self._lose_power()
+
+    def _lose_power(self) -> None:
+        tape = self.world.fate_tape
+        before = {entry.content for _, entry in walk(self.disk) if entry.content is not None}
+        loose = list(self.person_disk.unsynced)
+        self.disk.crash(tape)
+        self.person_disk.unsynced.clear()
+        after = {entry.content for _, entry in walk(self.disk) if entry.content is not None} | set(
+            kept_aside(self.disk)
+        )
+        self.world.ledger.let_go |= before - after
+        self.world.ledger.seen |= {bytes(inode.data) for inode in loose}
+        if self.snapshots and tape.random() < 0.7:
+            self._put_database(tape.choice(self.snapshots))
+
+    def _put_database(self, data: bytes | None) -> None:
+        for suffix in ("-wal", "-shm"):
+            self.database.with_name(self.database.name + suffix).unlink(missing_ok=True)
+        self.database.write_bytes(empty_database() if data is None else data)
+
+    def lose_database(self) -> None:
+        self.kill()
+        self._put_database(None)
+
+    def age_database(self, tape: random.Random) -> None:
+        """As after a backup of this computer's settings was put back, but not of the files."""
+        self.kill()
+        if self.archive:
+            self._put_database(tape.choice(self.archive))
+
+
+@dataclass
+class Outcome:
+    """What a history left: the trace, how much happened, and (empty: all well) what is wrong."""
+
+    trace: list[Event]
+    wrong: list[str] = field(default_factory=list)
+    settled_at: float = 0.0
+    steps: int = 0
+
+
+class World:
+    """One history. `schedule` is the seed of everything that is not the workload."""
+
+    def __init__(self, workload: Workload, schedule: int) -> None:
+        self.workload = workload
+        self.schedule = schedule
+        self.scheduler = Scheduler(random.Random(f"schedule {schedule}"), steps_max=STEPS_MAX)
+        self.fate_tape = random.Random(f"fate {schedule}")
+        self.net_tape = random.Random(f"network {schedule}")
+        self.climate = Climate.draw(random.Random(f"climate {schedule}"), faults=bool(workload.of(FATE)))
+        self.folder = RealPath(tempfile.mkdtemp(prefix="holdfast-sim-", dir=_ram()))
+        self.ledger = Ledger()
+        clock = SimClock(self.scheduler, switches=False)
+        self.service = SimService(lambda: datetime.fromtimestamp(clock.now(), UTC))
+        self.service.page_max = self.climate.page_max
+        self.outside = self.scheduler.machine("outside")  # people, fate and the network, which never crash
+        self.clients = [Client(self, index) for index in range(workload.clients)]
+        self._acting = 0
+
+    def needs(self, kind: str) -> bool:
+        return any(step.kind == kind for step in self.workload.steps)
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.kill()
+        self.scheduler.crash(self.outside)
+        shutil.rmtree(self.folder)
+
+    # --- the course of a history --------------------------------------------------------------------------------
+
+    def play(self) -> Outcome:
+        for client in self.clients:
+            client.start()
+        actors: list[tuple[str, Callable[[Step], None]]] = [
+            (str(client.index), client.person.do) for client in self.clients
+        ]
+        web = WebPerson(self.service, sim_api(SimConnection(self.service, 99)), self.ledger, self.scheduler.pause)
+        actors += [(WEB, web.do), (FATE, self._befall)]
+        for actor, do in actors:
+            if steps := self.workload.of(actor):
+                self._acting += 1
+                self.scheduler.spawn(self.outside, actor, self._act(steps, do))
+        self.scheduler.run(lambda: self._acting == 0, at_most_s=SETTLE_S)
+        assert self._acting == 0, "somebody has not come to an end"
+        self._calm_down()
+        settled = self.scheduler.run(self._is_settled, at_most_s=SETTLE_S)
+        outcome = Outcome(self.scheduler.trace, settled_at=self.scheduler.now, steps=self.scheduler.steps)
+        if settled:
+            outcome.wrong += self._stays_quiet()
+        else:
+            outcome.wrong.append(f"not settled after {SETTLE_S / 3600:g} hours: {self._states()}")
+        outcome.wrong += self.judge()
+        return outcome
+
+    def _act(self, steps: list[Step], do: Callable[[Step], None]) -> Callable[[], None]:
+        def act() -> None:
+            for step in steps:
+                if step.wait_s:
+                    self.scheduler.sleep(step.wait_s)
+                do(step)
+            self._acting -= 1
+
+        return act
+
+    def _calm_down(self) -> None:
+        """All faults are over."""
+        self.service.quota = 10**12
+        for client in self.clients:
+            client.weather.clear()
+            client.disk_errors = 0.0
+            client.disk.capacity = 1 << 40
+            client.hear()
+            if not client.is_up:
+                client.start()
+
+    def _is_settled(self) -> bool:
+        return all(client.is_in_sync() for client in self.clients) and not self._unequal()
+
+    def _stays_quiet(self) -> list[str]:
+        """Once settled, nothing changes any more."""
+        before = self._fingerprint()
+        self.scheduler.run(lambda: False, at_most_s=QUIET_S)
+        if self._fingerprint() != before:
+            return ["it was settled, and then something changed without anybody's doing"]
+        return []
+
+    def _fingerprint(self) -> object:
+        return self.service.seq, [sorted(shown_on(client.disk).items()) for client in self.clients]
+
+    def _states(self) -> str:
+        return ", ".join(f"{client.name} {client.state()}" for client in self.clients)
+
+    # --- fate ---------------------------------------------------------------------------------------------------
+
+    def _befall(self, step: Step) -> None:
+        tape = random.Random(step.seed)
+        client = tape.choice(self.clients)
+        self.scheduler.pause("fate", (step.kind, client.name))
+        getattr(self, f"_fate_{step.kind}")(tape, client)
+
+    def _restart(self, tape: random.Random, client: Client) -> None:
+        if tape.random() < 0.7:
+            self.scheduler.sleep(tape.choice((0.0, 0.1, 5.0)))
+        if not client.is_up:
+            client.start()
+
+    def _for_a_while(self, tape: random.Random) -> None:
+        self.scheduler.sleep(tape.choice((0.05, 0.5, 5.0, 120.0)))
+
+    def _fate_kill(self, tape: random.Random, client: Client) -> None:
+        client.kill()
+        self._restart(tape, client)
+
+    def _fate_power_cut(self, tape: random.Random, client: Client) -> None:
+        client.kill(power=True)
+        self._restart(tape, client)
+
+    def _fate_lose_database(self, tape: random.Random, client: Client) -> None:
+        client.lose_database()
+        self._restart(tape, client)
+
+    def _fate_old_database(self, tape: random.Random, client: Client) -> None:
+        client.age_database(tape)
+        self._restart(tape, client)
+
+    def _fate_cut_network(self, tape: random.Random, client: Client) -> None:
+        client.weather.down = True
+        self._for_a_while(tape)
+        client.weather.down = False
+
+    def _fate_busy_service(self, tape: random.Random, client: Client) -> None:
+        before, client.weather.busy = client.weather.busy, 0.6
+        self._for_a_while(tape)
+        client.weather.busy = before
+
+    def _fate_reset_cursors(self, tape: random.Random, client: Client) -> None:
+        self.service.raise_epoch()
+
+    def _fate_lose_events(self, tape: random.Random, client: Client) -> None:
+        client.deaf = True
+        self._for_a_while(tape)
+        client.hear()
+
+    def _fate_jump_clock(self, tape: random.Random, client: Client) -> None:
+        jump = tape.choice((-3600.0, 3600.0, -90000.0, 1e6))
+        client.clock.jump(jump)
+        client.disk_clock.jump(jump)
+
+    def _fate_fail_disk(self, tape: random.Random, client: Client) -> None:
+        client.disk_errors = tape.choice((0.05, 0.5))
+        self._for_a_while(tape)
+        client.disk_errors = 0.0
+
+    def _fate_fill_disk(self, tape: random.Random, client: Client) -> None:
+        client.disk.capacity = client.disk.used + tape.choice((1, 60, 200))
+        self._for_a_while(tape)
+        client.disk.capacity = 1 << 40
+
+    def _fate_fill_quota(self, tape: random.Random, client: Client) -> None:
+        self.service.quota = self.service.used() + tape.choice((0, 50))
+        self._for_a_while(tape)
+        self.service.quota = 10**12
+
+    def _fate_end_uploads(self, tape: random.Random, client: Client) -> None:
+        for upload_id in list(self.service.uploads):
+            self.service.end_upload(upload_id)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _unequal(self) -> list[str]:
+        trees = {"service": shown_by(self.service)} | {one.name: shown_on(one.disk) for one in self.clients}
+        return differences(trees, self._left_out())
+
+    def _left_out(self) -> Callable[[Path], bool]:
+        """What is ignored by the rules of any client, or is a problem somewhere, and all below it."""
+        keys = {tuple(map(name_key, path)) for client in self.clients for path in client.problems()}
+        ignores = [client.ignores() for client in self.clients]
+
+        def left_out(path: Path) -> bool:
+            above = tuple(map(name_key, path))
+            if any(above[:depth] in keys for depth in range(1, len(above) + 1)):
+                return True
+            return any(ignore(path) for ignore in ignores)
+
+        return left_out
+
+    def judge(self) -> list[str]:
+        return [*self._unequal(), *self._lost(), *self._invented(), *self._repeated_copies(), *self._wrong_trees()]
+
+    def _wrong_trees(self) -> list[str]:
+        """The three trees of each client against the service and its disk."""
+        left_out = self._left_out()
+        wrong = []
+        for client in self.clients:
+            trees = {"its remote tree": client.remote_tree(), "the service": shown_by(self.service)}
+            wrong += [f"{client.name}: remote tree: {line}" for line in differences(trees, left_out)]
+            trees = {"its local tree": client.local_tree(), "its disk": shown_on(client.disk)}
+            wrong += [f"{client.name}: local tree: {line}" for line in differences(trees, left_out)]
+            wrong += client.disagreements()
+        return wrong
+
+    def _lost(self) -> list[str]:
+        on_disks = {entry.content for client in self.clients for _, entry in walk(client.disk)}
+        live = {node.current.content for node in self.service.tree().values() if not node.is_folder}
+        stored = self.service.stored_contents()
+        aside = {content for client in self.clients for content in kept_aside(client.disk)}
+        wrong = []
+        for content, who in self.ledger.written.items():
+            digest = digest_of(content)
+            if content in on_disks or digest in live:
+                continue
+            where = "in the service's history" if digest in stored else "in a local trash" if content in aside else ""
+            if content not in self.ledger.let_go:
+                wrong.append(f"{content[:40]!r} of {who} was let go by nobody, and is only {where or 'lost: nowhere'}")
+        return wrong
+
+    def _invented(self) -> list[str]:
+        return [
+            f"{'/'.join(path)!r} on {client.name} holds what nobody wrote: {entry.content[:60]!r}"
+            for client in self.clients
+            for path, entry in walk(client.disk)
+            if entry.content is not None and entry.content not in self.ledger.seen
+        ]
+
+    def _repeated_copies(self) -> list[str]:
+        """A conflicted copy that equals the file that it is a copy of, or another copy of it."""
+        wrong = []
+        families: dict[tuple[Path, str, str | None, bool], Path] = {}
+        for path, (kind, digest, executable) in sorted(shown_by(self.service).items()):
+            copy = parse(path[-1])
+            if kind != "file" or digest in _SHARED:
+                continue
+            original = path[-1]
+            while (inner := parse(original)) is not None:
+                original = inner.original
+            family = (path[:-1], name_key(original), digest, executable)
+            if family in families and copy is not None:
+                wrong.append(f"{'/'.join(path)!r} is a copy of the same as {'/'.join(families[family])!r}")
+            families.setdefault(family, path)
+        return wrong
+
+
+_SHARED: Final = frozenset(map(digest_of, SHARED))
+
+
+def play(workload: Workload, schedule: int) -> Outcome:
+    """One history from its beginning to its judgement. What an engine raises is told like any other wrong."""
+    world = World(workload, schedule)
+    try:
+        return world.play()
+    except Exception as error:  # noqa: BLE001  # told with its place
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__} at {last.filename.rpartition('/')[2]}:{last.lineno}: {error}"
+        lines = "".join(traceback.format_exception(error)[-5:])
+        return Outcome(world.scheduler.trace, [told, lines], world.scheduler.now, world.scheduler.steps)
+    finally:
+        world.close()
+
+
+def _ram() -> str | None:
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
