@@ -192,7 +192,7 @@ def touching(path: Path, touch: Callable[[], Outcome]) -> Outcome:
     """What `touch` gives, with what the disk refuses as outcomes. `path` is what it is about."""
     try:
         return touch()
-    except InUse:
+    except (InUse, BlockingIOError):
         return Stale(local=True, in_use=True)
     except (ChangedMeanwhile, *_MOVED_ON):
         return Stale(local=True)

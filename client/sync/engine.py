@@ -143,6 +143,12 @@ class _Work:
     upload: ToUpload | None = None
     download: ToDownload | None = None
 
+    @property
+    def digest(self) -> bytes | None:
+        """The content that is to be fetched."""
+        content = None if self.download is None else self.download.remote.content
+        return None if content is None else content.digest
+
 
 @dataclass(slots=True)
 class _Hold:
@@ -179,6 +185,7 @@ class Engine:
     _lanes: dict[Lane, deque[_Work]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
     _running: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _active: int = 0  # operations queued or running
+    _fetching: set[bytes] = field(default_factory=set)  # contents that downloads are at work on
     _holds: list[_Hold] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
     _stuck: dict[tuple[str, int], tuple[Stuck, str]] = field(default_factory=dict)
@@ -520,9 +527,35 @@ class Engine:
     def _start(self) -> None:
         for lane, waiting in self._lanes.items():
             while waiting and self._running[lane] < SLOTS[lane]:
-                batch = _take(waiting) if lane in _TRANSFERS else [waiting.popleft()]
+                batch = self._take(waiting, together=lane in _TRANSFERS)
+                if not batch:
+                    break
                 self._running[lane] += 1
                 self.workers.submit(self._job(lane, batch), partial(self._done, lane, batch))
+
+    def _take(self, waiting: deque[_Work], *, together: bool) -> list[_Work]:
+        """The next ones, as many as may go together. Of one content only one is fetched at a time, since all of them
+        share its part file."""
+        batch: list[_Work] = []
+        own: set[bytes] = set()
+        passed: list[_Work] = []
+        size = 0
+        while waiting:
+            work = waiting[0]
+            if batch and (not together or len(batch) == BATCH_BLOCKS_MAX or size + work.size > BATCH_BYTES_MAX):
+                break
+            waiting.popleft()
+            digest = work.digest
+            if digest is not None and digest in self._fetching and digest not in own:
+                passed.append(work)
+                continue
+            if digest is not None:
+                own.add(digest)
+                self._fetching.add(digest)
+            batch.append(work)
+            size += work.size
+        waiting.extendleft(reversed(passed))
+        return batch
 
     def _job(self, lane: Lane, batch: list[_Work]) -> Callable[[], list[Outcome]]:
         if lane in (Lane.UPLOADS, Lane.LARGE_UPLOADS):
@@ -535,6 +568,7 @@ class Engine:
     def _done(self, lane: Lane, batch: list[_Work], result: Result[list[Outcome]]) -> None:
         self._running[lane] -= 1
         self._active -= len(batch)
+        self._fetching.difference_update(work.digest for work in batch if work.digest is not None)
         outcomes = result.get()
         assert len(outcomes) == len(batch)
         with self.store.transaction():
@@ -800,16 +834,6 @@ class _Absorb:
 def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:
     """Both sides agree on everything about this node."""
     return SyncedNode(node.id, local_id, node.parent_id, node.name, node.kind, node.version, node.content)
-
-
-def _take(waiting: deque[_Work]) -> list[_Work]:
-    """As many as may go together."""
-    batch = [waiting.popleft()]
-    size = batch[0].size
-    while waiting and len(batch) < BATCH_BLOCKS_MAX and size + waiting[0].size <= BATCH_BYTES_MAX:
-        batch.append(waiting.popleft())
-        size += batch[-1].size
-    return batch
 
 
 def _key(nodes: Busy) -> tuple[str, int]:
