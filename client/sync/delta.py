@@ -39,8 +39,6 @@ _FORMAT: Final = b"\x01"
 NAME_BYTES: Final = 8  # of the hash that tell a block from others
 _HEAD_BYTES: Final = 1 + NAME_BYTES
 _ENTRY_BYTES: Final = 12
-SIGNED_BYTES_MIN: Final = 1 << 20  # smaller files are sent whole: a delta would save little time
-SIGNED_BYTES_MAX: Final = 1 << 34  # 50 MB of signatures; in larger files, whole blocks are sent
 _WORDS: Final = PIECE_BYTES // 4
 
 _FOLLOW_PIECES_FIRST: Final = 8  # looked at together where the shift is new; twice as many each time it holds,

@@ -1,0 +1,143 @@
+"""What moving contents needs, and what is known of a content once it was moved."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from client.fs.base import FileSystem, Path
+from client.sync.apply import Placed, Told
+from client.sync.jobs import Parallel
+from client.sync.limits import RateLimit
+from client.sync.tree import LocalId
+from coordinator.protocol.delta import Delta
+from coordinator.protocol.hashing import BLOCK_BYTES
+from coordinator.protocol.types import AnnounceResult, BlockList, CommitEntry, CommitResult
+
+_SIGNED_BYTES_MIN: Final = 1 << 20  # smaller files are sent whole: a delta would save little time
+_SIGNED_BYTES_MAX: Final = 1 << 34  # 50 MB of signatures; of larger files whole blocks are sent
+
+
+def is_signed(size: int) -> bool:
+    """Whether signatures are kept of files of this size."""
+    return _SIGNED_BYTES_MIN <= size <= _SIGNED_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A file's content by its hash, its blocks, and delta.py's joined signatures where it has any: worth keeping."""
+
+    digest: bytes
+    blocks: tuple[bytes, ...]
+    signatures: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent(Told):
+    learned: Learned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Placed):
+    learned: Learned | None = None
+
+
+class BlockService(Protocol):
+    """The part of client.api.Api that moves contents. Every call answers or raises a ClientError."""
+
+    url: str
+
+    def blocks(self, path: str, version: int | None) -> BlockList: ...
+    def upload_blocks(self, upload_id: str) -> BlockList: ...
+    def download(self, path: str, version: int | None) -> bytes: ...
+    def missing(self, path: str, hashes: Sequence[str]) -> set[str]: ...
+    def put_block(self, path: str, block: str, plain: bytes | memoryview) -> None: ...
+    def get_block(
+        self,
+        path: str,
+        block: str,
+        *,
+        upload_id: str | None = None,
+        wait_s: int | None = None,
+        byte_range: tuple[int, int] | None = None,
+    ) -> bytes: ...
+    def put_batch(self, path: str, blocks: Sequence[tuple[bytes, bytes]]) -> None: ...
+    def announce(self, entries: list[CommitEntry], *, as_ranges: bool = False) -> list[AnnounceResult]: ...
+    def commit(self, entries: list[CommitEntry], request_key: str) -> list[CommitResult]: ...
+    def put_delta(self, upload_id: str, delta: Delta) -> None: ...
+    def get_delta(self, upload_id: str) -> Delta | None: ...
+
+
+class Known(Protocol):
+    """What this device knows of the contents of its files. Safe for any number of threads; may be outdated."""
+
+    def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
+        """(content hash, block hashes) of a local file as it was last read."""
+
+    def signature(self, local_id: LocalId) -> tuple[bytes, bytes] | None:
+        """(content hash, joined signatures) of what was last synced of a local file."""
+
+    def find_block(self, block: bytes) -> Sequence[tuple[Path, int]]:
+        """Files that held the block when they were last read, and its position in them."""
+
+
+@dataclass
+class Traffic:
+    """Bytes that travelled or were spared, since the start. Safe for any number of threads."""
+
+    up: int = 0
+    down: int = 0
+    spared: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def sent(self, size: int) -> None:
+        with self._lock:
+            self.up += size
+
+    def fetched(self, size: int) -> None:
+        with self._lock:
+            self.down += size
+
+    def had(self, size: int) -> None:
+        with self._lock:
+            self.spared += size
+
+
+class Buffers:
+    """Block-sized buffers that are used again. Never waits: how many are in use is bounded by who runs the jobs."""
+
+    def __init__(self) -> None:
+        self._free: deque[bytearray] = deque(maxlen=8)
+
+    @contextmanager
+    def take(self) -> Iterator[bytearray]:
+        """A buffer of BLOCK_BYTES with arbitrary contents."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = bytearray(BLOCK_BYTES)
+        try:
+            yield buffer
+        finally:
+            self._free.append(buffer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What all transfers of one synced folder share: safe for any number of threads. `pause` waits for some seconds,
+    `new_key` makes unique request keys."""
+
+    fs: FileSystem
+    service: BlockService
+    known: Known
+    parallel: Parallel
+    up: RateLimit
+    down: RateLimit
+    pause: Callable[[float], None]
+    new_key: Callable[[], str]
+    traffic: Traffic = field(default_factory=Traffic)
+    buffers: Buffers = field(default_factory=Buffers)
