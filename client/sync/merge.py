@@ -12,10 +12,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from client.sync import conflicts
 from client.sync.conflicts import Naming
 from client.sync.tree import LocalId, LocalNode, RemoteId, RemoteNode, SyncedNode, Trees
+from coordinator.protocol.names import name_key
+from coordinator.protocol.types import Kind
+
+Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Node:
     local: LocalNode | None
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         if self.synced is not None:
             return ("remote", self.synced.id)
         if self.remote is not None:
@@ -134,6 +139,32 @@ class Merge:
                 return False
             synced, local = above.synced, above.local
         return True
+
+    # --- names --------------------------------------------------------------------------------------------------
+    # Of the two folders, one on the service and one on disk, either may be None: then it does not matter.
+
+    def is_taken(self, name: str, remote_id: RemoteId | None, local_id: LocalId | None) -> bool:
+        key = name_key(name)
+        if remote_id is not None and self.trees.remote_child(remote_id, key) is not None:
+            return True
+        return local_id is not None and any(True for _ in self.trees.local_named(local_id, key))
+
+    def free_name(self, name: str, kind: Kind, remote_id: RemoteId | None, local_id: LocalId | None) -> str:
+        """A conflicted copy's name that is free in both folders."""
+        is_folder = kind is Kind.FOLDER
+        names = (conflicts.make(name, self.naming, number, is_folder=is_folder) for number in count(1))
+        return next(name for name in names if not self.is_taken(name, remote_id, local_id))
+
+    def free_moment_name(self, node_id: RemoteId, remote_id: RemoteId | None, local_id: LocalId | None) -> str:
+        """Where a pair's node can wait while its name is given to another one."""
+        names = (conflicts.temporary(node_id, self.naming, number) for number in count(1))
+        return next(name for name in names if not self.is_taken(name, remote_id, local_id))
+
+    def free_own_name(self, synced: SyncedNode, remote_id: RemoteId | None, local_id: LocalId | None) -> str:
+        """The name that a pair had before such a moment, or what comes nearest."""
+        if not self.is_taken(synced.name, remote_id, local_id):
+            return synced.name
+        return self.free_name(synced.name, synced.kind, remote_id, local_id)
 
     # --- upwards ------------------------------------------------------------------------------------------------
 
