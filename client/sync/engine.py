@@ -139,6 +139,7 @@ class _Work:
     places: tuple[Place, ...] = ()
     agreed: bool = False
     scans_begun: int = 0
+    asked_at: int = 0
     job: Callable[[], Outcome] | None = None
     upload: ToUpload | None = None
     download: ToDownload | None = None
@@ -314,6 +315,8 @@ class Engine:
 
     def _operate(self) -> float | None:
         """Release what waited long enough, plan, start what there are slots for; when to be called again."""
+        if not self._active:
+            self.remote.forget_told()
         timer = self._release()
         if not self._may_plan():
             return timer
@@ -420,7 +423,7 @@ class Engine:
             self._free(subjects(operation))
             self._changed = True
             return
-        work.scans_begun = self.disk.scans_begun
+        work.scans_begun, work.asked_at = self.disk.scans_begun, self.remote.tick
         self.disk.busy.update(work.places)
         self._lanes[work.lane].append(work)
         self._active += 1
@@ -738,26 +741,26 @@ class _Absorb:
         match self.work.operation, outcome:
             case MakeRemoteFolder(local, parent_id), Told(metadata):
                 node = self.engine.remote.node_of(metadata, parent_id)
-                store.put_remote(node)
+                self.engine.remote.put_answer(node, self.work.asked_at)
                 store.put_synced(pair_of(node, local.id))
                 return Busy(frozenset({node.id}), frozenset({local.id}))
             case Upload(local, parent_id), Told(metadata):
                 node = self.engine.remote.node_of(metadata, parent_id)
-                store.put_remote(node)
+                self.engine.remote.put_answer(node, self.work.asked_at)
                 self._put_content(node, local.id)
                 self._learn(local.id, outcome)
                 store.forget_sending(local.id)
                 return Busy(frozenset({node.id}), frozenset({local.id}))
             case MoveRemote(before, parent_id, _), Told(metadata):
                 node = self.engine.remote.node_of(metadata, parent_id)
-                store.put_remote(node)
+                self.engine.remote.put_answer(node, self.work.asked_at)
                 if self.work.agreed and (pair := store.synced(before.id)) is not None:
                     store.put_synced(replace(pair, parent_id=node.parent_id, name=node.name))
                 local_ids = frozenset({pair.local_id} if (pair := store.synced(before.id)) else ())
                 return Busy(frozenset({node.id}), local_ids)
             case DeleteRemote(node), Gone():
                 self.engine._count_deleted(self.work.operation)
-                store.drop_remote(node.id)
+                self.engine.remote.drop_answer(node.id, self.work.asked_at)
                 return Busy(remote=frozenset({node.id}))
             case MakeLocalFolder(node, parent_id), Placed(stamp):
                 local_id = store.new_local_id()

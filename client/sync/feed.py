@@ -120,7 +120,8 @@ class Feed:
             if now < self._not_before:
                 return self._not_before
             self._start()
-        if self.follow and not self._polling and self.is_ready and self.trouble is None:
+        # While a fetch is under way the service would answer at once that there is something to fetch.
+        if self.follow and not self._polling and self.is_idle and self.trouble is None:
             if now < self._poll_not_before:
                 return self._poll_not_before
             self._poll()

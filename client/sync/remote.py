@@ -49,7 +49,8 @@ class RemoteSide:
     """Writes the remote tree. Belongs to the control thread.
 
     `own_device_id`: versions that this device announces are none to wait for. `_places` remembers where folders are
-    (their names from the root down) and whether they are left out; it is emptied whenever one changes.
+    (their names from the root down) and whether they are left out; it is emptied whenever one changes. `_told` is at
+    which page (`tick`) the feed last told something about a node.
     """
 
     def __init__(self, store: Store, selection: Selection, own_device_id: int | None = None) -> None:
@@ -57,6 +58,8 @@ class RemoteSide:
         self.selection = selection
         self._own_device_id = own_device_id
         self._listing = False
+        self.tick = 0
+        self._told: dict[RemoteId, int] = {}
         self._places: dict[RemoteId, tuple[tuple[str, ...] | None, bool]] = {}
 
     # --- where the feed stands ----------------------------------------------------------------------------------
@@ -108,6 +111,23 @@ class RemoteSide:
         self._store.set_fact("listing", "1")
         self._store.drop_all_pending()
 
+    # --- answers beside the feed --------------------------------------------------------------------------------
+
+    def put_answer(self, node: RemoteNode, asked_at: int) -> None:
+        """The service's answer to a call that began at the page `asked_at`. When the feed has told something about the
+        node since, that may be newer than the answer; if it is not, the feed tells the rest as well."""
+        if self._told.get(node.id, 0) <= asked_at:
+            self._store.put_remote(node)
+
+    def drop_answer(self, node_id: RemoteId, asked_at: int) -> None:
+        """The same for a node that is gone."""
+        if self._told.get(node_id, 0) <= asked_at:
+            self._drop(node_id)
+
+    def forget_told(self) -> None:
+        """No call is under way that an older page could matter to."""
+        self._told.clear()
+
     # --- paths --------------------------------------------------------------------------------------------------
 
     def path(self, node_id: RemoteId) -> str | None:
@@ -125,6 +145,7 @@ class RemoteSide:
         """Write one page and its cursor."""
         store = self._store
         self._places.clear()
+        self.tick += 1
         announced: list[PendingUpload] = []
         root_gone = False
         try:
@@ -146,6 +167,7 @@ class RemoteSide:
     def _absorb_change(self, change: Change, announced: list[PendingUpload]) -> bool:
         """Returns whether the synced folder itself has gone."""
         store = self._store
+        self._told[RemoteId(change.id)] = self.tick
         match change.op:
             case "put" | "folder" | "move":
                 if change.metadata is None:
@@ -229,7 +251,8 @@ class RemoteSide:
 
     def _drop(self, node_id: RemoteId) -> None:
         if self._store.remote(node_id) is not None:
-            self._store.drop_remote(node_id)
+            for gone in self._store.drop_remote(node_id):
+                self._told[gone] = self.tick
             self._places.clear()
 
     def _check_no_cycle(self, node: RemoteNode) -> None:

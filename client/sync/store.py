@@ -531,11 +531,12 @@ class Store:
         )
         self._touched_remote.add(node.id)
 
-    def drop_remote(self, node_id: RemoteId) -> None:
-        """The node and everything below it is not there any more."""
-        gone = [row[0] for row in self._write(_BELOW_REMOTE, (node_id,)).fetchall()]
+    def drop_remote(self, node_id: RemoteId) -> list[RemoteId]:
+        """The node and everything below it is not there any more. Returns them."""
+        gone = [RemoteId(row[0]) for row in self._write(_BELOW_REMOTE, (node_id,)).fetchall()]
         self._sql.executemany("DELETE FROM remote WHERE id = ?", ((found,) for found in gone))
         self._touched_remote.update(gone)
+        return gone
 
     def put_local(self, node: LocalNode) -> None:
         stamp = node.stamp
