@@ -31,6 +31,7 @@ from client.sync.tree import (
     DeleteRemote,
     Download,
     Forget,
+    LocalId,
     LocalNode,
     MakeLocalFolder,
     MakeRemoteFolder,
@@ -43,6 +44,7 @@ from client.sync.tree import (
     Trees,
     Upload,
 )
+from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 
 __all__ = ["Breaker", "Busy", "DeletionCount", "count_deletions", "count_planned_deletions", "operations", "plan"]
@@ -105,13 +107,21 @@ def operations(trees: Trees, naming: Naming, busy: Busy = NOTHING) -> Iterator[O
     """
     decider = Decider(Merge(trees, naming), busy)
     followed: set[Key] = set()
+    given: set[tuple[LocalId, str]] = set()
     for node in _dirty(decider.merge):
         decision = decider.decide(node)
         if isinstance(decision, Wait):
             # What waits without a way out is on a circle with what it waits for, or on none.
             decision = _break_circle(decider, node, followed) if decision.way_out is not None else None
-        if decision is not None and not _is_busy(busy, subjects(decision)):
-            yield decision
+        if decision is None or _is_busy(busy, subjects(decision)):
+            continue
+        if isinstance(decision, MoveLocal):
+            # Two copies made at once must not get one name in two spellings, which a disk would take.
+            name = (decision.parent_id, name_key(decision.name))
+            if name in given:
+                continue
+            given.add(name)
+        yield decision
 
 
 def subjects(operation: Operation) -> Busy:
