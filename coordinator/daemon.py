@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator import following
 from coordinator.api.health import OWN_ROUTES
 from coordinator.api.server import Server
 from coordinator.blocks.awaited import AwaitedBlocks
@@ -135,7 +136,7 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
     await store.start()
     hub = _make_hub(config, db)
     clock = SystemClock()
-    return Services(
+    services = Services(
         config=config,
         db=db,
         store=store,
@@ -150,6 +151,8 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
         ),
         awaited=AwaitedBlocks(lambda keys: db.run(blocks.find_recorded, keys)),
     )
+    following.subscribe(services)
+    return services
 
 
 def _start_parts(services: Services, stack: AsyncExitStack) -> tuple[asyncio.Task[None], ...]:

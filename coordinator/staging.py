@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.blocks.write import PlainBlock
+from coordinator.following import tell_arrived
 from coordinator.metadata import blocks
 from coordinator.metadata.values import Session, Target
 from coordinator.services import Services
@@ -15,10 +16,7 @@ async def stage_blocks(services: Services, session: Session, target: Target, pla
 
     Raises as BlockWriter.write and blocks.record; then nobody was told of anything.
     """
-    account_id, store = target.account_id, services.store
-    written = await store.write(account_id, plain)
+    account_id = target.account_id
+    written = await services.store.write(account_id, plain)
     rows = await services.db.run(blocks.record, account_id, target.namespace_id, session.user_id, None, written)
-    if store.recent.wants(account_id):
-        for row, block in zip(rows, plain, strict=True):
-            store.recent.put(row.block_id, bytes(block.plain))
-    services.awaited.recorded(account_id, [row.hash for row in rows])
+    tell_arrived(services, account_id, rows, [block.plain for block in plain])

@@ -14,6 +14,7 @@ from coordinator.api.base import ApiHandler, parse_upload_id
 from coordinator.api.download import parse_range
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.blocks.write import PlainBlock, batches
+from coordinator.following import follow
 from coordinator.metadata import blocks, pending
 from coordinator.metadata.values import BlockRow, Target
 from coordinator.protocol.errors import ApiError, BadRequest, NotFound, RangeNotSatisfiable
@@ -130,7 +131,7 @@ class BlockHandler(_BlockReceiver):
         if upload_id is None:
             return await self.services.db.run(blocks.find_readable, self.session, target.namespace_id, wanted)
         upload_id = parse_upload_id(upload_id)
-        self.services.store.recent.want(target.account_id)
+        follow(self.services, target.account_id)
         awaited, loop = self.services.awaited, asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         with awaited.expect(target.account_id, wanted) as place:

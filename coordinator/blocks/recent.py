@@ -32,11 +32,16 @@ class RecentBlocks:
         self._timer: asyncio.TimerHandle | None = None
         self.held = 0
 
-    def want(self, account_id: AccountId) -> None:
-        """Somebody reads what this account announces: its new blocks are to be put here for a while."""
+    def want(self, account_id: AccountId) -> bool:
+        """Somebody reads what this account announces: its new blocks are to be put here for WANTED_S. Whether that was
+        not so, or soon not any more."""
+        now = asyncio.get_running_loop().time()
+        if self._wanted.get(account_id, 0.0) > now + WANTED_S / 2:
+            return False
         if account_id not in self._wanted and len(self._wanted) >= _ACCOUNTS_MAX:
             self._wanted.clear()
-        self._wanted[account_id] = asyncio.get_running_loop().time() + WANTED_S
+        self._wanted[account_id] = now + WANTED_S
+        return True
 
     def wants(self, account_id: AccountId) -> bool:
         return self._wanted.get(account_id, 0.0) > asyncio.get_running_loop().time()

@@ -24,6 +24,7 @@ from coordinator.blocks.nodes import NodeKeys, NodePool
 from coordinator.blocks.read import BlockReader, ReadSettings
 from coordinator.blocks.rebuild import BlockRebuilder
 from coordinator.blocks.recent import RecentBlocks
+from coordinator.blocks.siblings import Siblings
 from coordinator.blocks.write import BlockWriter, PlainBlock, WriteSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.metadata import accounts, blocks, groups
@@ -71,6 +72,7 @@ class BlockStore:
         self._reader = BlockReader(self.nodes, cpu, account_keys, reading, self._report, ReadSettings())
         self.inventory = ShardInventory(self.nodes)
         self.recent = RecentBlocks()
+        self.siblings = Siblings(self.recent)
         self._reading: dict[bytes, asyncio.Task[bytes]] = {}  # what `read_again` reads now, by block id
         self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
@@ -78,6 +80,7 @@ class BlockStore:
 
     async def start(self) -> None:
         await self.nodes.start()
+        self.siblings.start()
         self._reporter = asyncio.create_task(self._send_reports(), name="bad-shard-reports")
 
     async def close(self) -> None:
@@ -87,6 +90,7 @@ class BlockStore:
         for task in self._reading.values():
             task.cancel()
         await asyncio.gather(*self._reading.values(), return_exceptions=True)
+        await self.siblings.close()
         self.recent.clear()
         await self._writer.close()
         await self.nodes.close()
@@ -100,6 +104,8 @@ class BlockStore:
     async def read(self, row: BlockRow) -> bytes:
         """The verified plaintext of one block; see BlockReader.read."""
         remembered = self.recent.get(row.block_id)
+        if remembered is None and (remembered := await self.siblings.fetch(row.block_id, row.plain_size)) is not None:
+            self.recent.put(row.block_id, remembered)
         if remembered is not None:
             BLOCK_BYTES.labels("remembered").inc(len(remembered))
             return remembered
