@@ -207,6 +207,7 @@ class Engine:
         self.feed.on_change = self._note_change
         self.feed.on_announced = self._prefetch
         self.disk.on_change = self._note_change
+        self.store.begin_session()
         self._doubtful = set(self.store.unsettled())
         self._deletes_allowed = self.settings.allow_deletes
         self._rules_digest = self._current_rules()

@@ -35,6 +35,7 @@ CHECKED_BYTES_MAX: Final = (
     64 << 20
 )  # checked whole at every start (0.2 s); damage in a larger file shows when it is met
 _INT64_MAX: Final = (1 << 63) - 1
+UNWRITTEN_NS: Final = 60 * 10**9  # how long a kernel may keep written bytes in memory only, doubled
 _DIGEST_BYTES: Final = 32
 _IDS_AT_ONCE: Final = 1000
 
@@ -381,6 +382,25 @@ class Store:
         """What was written so far survives power loss."""
         with self.transaction(durable=True):
             self.set_fact("made_durable", str(int(self.fact("made_durable") or 0) + 1))
+
+    def begin_session(self) -> None:
+        """To be called once, before anything is written. When the last session did not end with `end_session`, the
+        computer may have lost power: then files may hold older bytes than were read, under the same stamp. Those that
+        changed shortly before are to be read again."""
+        if self.fact("ended") is None:
+            with self.transaction():
+                self._write(
+                    "UPDATE local SET ctime_ns = 0"
+                    " WHERE NOT is_folder AND ctime_ns >= (SELECT max(ctime_ns) FROM local) - ?",
+                    (UNWRITTEN_NS,),
+                )
+            return
+        with self.transaction(durable=True):
+            self.set_fact("ended", None)
+
+    def end_session(self) -> None:
+        with self.transaction(durable=True):
+            self.set_fact("ended", "1")
 
     def _update_dirty(self) -> None:
         for name, touched, clean, mark, root in (
