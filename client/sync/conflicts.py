@@ -101,7 +101,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _clean(text: str) -> str:
-    return _NOT_IN_WHO.sub(" ", text).strip()
+    return " ".join(_NOT_IN_WHO.sub(" ", text).split())
 
 
 def _bytes(text: str) -> int:
