@@ -47,6 +47,7 @@ HASHED_AT_ONCE: Final = 2
 ASK_BYTES_MIN: Final = 256 * 1024  # fewer bytes are sent sooner than the service has said whether it has them
 DELTA_BLOCKS: Final = 32  # in one request: each is some milliseconds of work for the service
 _DELTA_BYTES: Final = DELTA_BODY_BYTES_MAX - 1024 * 1024
+_SMALL_BYTES: Final = 64 * 1024  # so few bytes go along with a delta whatever they are
 _OP_BYTES: Final = 16  # of one operation at the most
 _BASE_WINDOW: Final = 1024  # blocks of the old version that are searched at once: 4 GiB take 30 MB
 _BASE_STEP: Final = 256  # and how far it may go on before the window moves
@@ -293,7 +294,7 @@ class _Sending:
         group: list[BlockCopies] = []
         weight = 0
         for block in self._found_copies(old, missing):
-            if self._deltas_fail or block.literal_bytes > block.size * 3 // 4:
+            if self._deltas_fail or block.literal_bytes > max(block.size * 3 // 4, _SMALL_BYTES):
                 self._whole.append(block.index)
                 continue
             more = block.literal_bytes + _OP_BYTES * (2 * len(block.copies) + 1)

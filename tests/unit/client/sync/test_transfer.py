@@ -4,9 +4,8 @@ breaks. Files are of random bytes with fixed seeds."""
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -25,44 +24,11 @@ from client.sync.limits import RateLimit
 from client.sync.store import PendingUpload
 from client.sync.transfer import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
-from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
+from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from coordinator.protocol.types import Kind
 from node.base.clock import SystemClock
+from tests.kit.contents import MIB, Memory, blocks_of, digest_of, noise
 from tests.kit.sim_service import ROOT_ID, SimConnection, SimService, sim_api
-
-MIB = 1 << 20
-
-
-def noise(size: int, seed: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def blocks_of(plain: bytes) -> tuple[bytes, ...]:
-    return tuple(hash_block(plain[at : at + BLOCK_BYTES]) for at in range(0, len(plain), BLOCK_BYTES))
-
-
-def digest_of(plain: bytes) -> bytes:
-    return content_hash(blocks_of(plain))
-
-
-@dataclass
-class Memory:
-    """What a device knows of its files, as its database would."""
-
-    fs: FakeFileSystem
-    learned: dict[LocalId, Learned] = field(default_factory=dict)
-    places: dict[bytes, list[tuple[Path, int]]] = field(default_factory=dict)
-    read: dict[LocalId, tuple[bytes, list[bytes]]] = field(default_factory=dict)
-
-    def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
-        return self.read.get(local_id)
-
-    def signature(self, local_id: LocalId) -> tuple[bytes, bytes] | None:
-        known = self.learned.get(local_id)
-        return None if known is None or known.signatures is None else (known.digest, known.signatures)
-
-    def find_block(self, block: bytes) -> Sequence[tuple[Path, int]]:
-        return self.places.get(block, [])
 
 
 class Line(SimConnection):
@@ -96,7 +62,7 @@ class Device:
         self.fs.write_marker(b"{}")
         self.line = Line(service, number)
         self.api: Api = sim_api(self.line)
-        self.memory = Memory(self.fs)
+        self.memory = Memory()
         self.waited: list[float] = []
         self.ids = itertools.count(2)
         keys = itertools.count()
@@ -168,12 +134,8 @@ class Device:
         assert outcome.learned is not None
         local_id = replaces.id if replaces is not None else LocalId(next(self.ids))
         self.memory.learned[local_id] = outcome.learned
-        self.hold(name, outcome.learned)
+        self.memory.hold((name,), outcome.learned.blocks)
         return LocalNode(local_id, LocalId(1), name, Kind.FILE, outcome.stamp, self.remote(name).content)
-
-    def hold(self, name: str, learned: Learned) -> None:
-        for position, block in enumerate(learned.blocks):
-            self.memory.places.setdefault(block, []).append(((name,), position))
 
     def read(self, name: str) -> bytes:
         return self.disk.user.read((name,))
