@@ -65,7 +65,7 @@ def kind_of(line: str) -> str:
         "differs",
         "nobody wrote",
         "not settled",
-        "changed without",
+        "and then changed",
         "copy of the same",
         " tree",
     ):

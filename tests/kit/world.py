@@ -30,13 +30,17 @@ from typing import Any, Final
 from client.fs.base import OWN_FOLDER, FileKind, Path
 from client.fs.fake import FakeDisk, FakeFileSystem, Inode
 from client.sync.conflicts import parse
+from client.sync.contents import Tools
 from client.sync.disk import Disk
 from client.sync.engine import Engine, Settings, State
 from client.sync.feed import Feed
+from client.sync.jobs import OneByOne
+from client.sync.limits import RateLimit
 from client.sync.local import DirtyFolder
 from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.store import Reader, Store
+from client.sync.transfer import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from client.sync.workers import Result
 from client.sync.workers import run as run_job
@@ -45,7 +49,6 @@ from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 from tests.kit.people import IGNORE_FILE, Entry, Ledger, Person, WebPerson
 from tests.kit.scheduler import Event, Machine, Scheduler, Signal, SimClock
-from tests.kit.sim_carrier import SimCarrier
 from tests.kit.sim_service import SimConnection, SimService, Weather, sim_api
 from tests.kit.workload import FATE, SHARED, WEB, Step, Workload
 
@@ -53,6 +56,7 @@ SETTLE_S: Final = 3 * 3600.0  # of virtual time, after the last fault: more than
 QUIET_S: Final = 400.0  # nothing may happen any more in this time: longer than a long poll and a retry
 RESCAN_S: Final = 1800.0
 STEPS_MAX: Final = 100_000
+GRACE_S: Final = 30.0
 SNAPSHOTS_KEPT: Final = 12
 
 
@@ -476,7 +480,19 @@ class Client:
             reader=reader,
             fs=fs,
             service=api,
-            carrier=SimCarrier(fs, api, tape),
+            carrier=Transfers(
+                Tools(
+                    fs=fs,
+                    service=api,
+                    known=reader,
+                    parallel=OneByOne(),
+                    up=RateLimit(None, clock, scheduler.sleep),
+                    down=RateLimit(None, clock, scheduler.sleep),
+                    pause=scheduler.sleep,
+                    new_key=lambda: f"{tape.getrandbits(64):x}",
+                ),
+                clock,
+            ),
             workers=workers,
             clock=clock,
             random=tape,
@@ -527,8 +543,16 @@ class Client:
         return f"is {status.state}, {status.queued} queued ({status.reason})"
 
     def problems(self) -> list[Path]:
-        assert self._store is not None
-        return [tuple(path.split("/")) for path, _ in self._store.problems()]
+        """Paths of what cannot be synced, here and (where a node with a problem was moved) in the service."""
+        store = self._store
+        assert store is not None
+        found = [tuple(path.split("/")) for path, _ in store.problems()]
+        for local_id in store.dirty_local():
+            local, pair = store.local(local_id), store.synced_local(local_id)
+            if local is not None and local.problem is not None and pair is not None:
+                path = store.remote_path(pair.id)
+                found += [path] if path else []
+        return found
 
     def ignores(self) -> Callable[[Path], bool]:
         """The rules that this disk's ignore file holds now."""
@@ -596,14 +620,19 @@ class Client:
     def _lose_power(self) -> None:
         tape = self.world.fate_tape
         before = {entry.content for _, entry in walk(self.disk) if entry.content is not None}
-        loose = list(self.person_disk.unsynced)
+        loose = [(inode, bytes(inode.data)) for inode in self.person_disk.unsynced]
         self.disk.crash(tape)
+        for inode, content in loose:
+            # What a cut tears shows in its times. (A real disk may tear a file within its size and leave the new time;
+            # nobody can tell that from the outside without reading everything.)
+            if inode.data != content:
+                inode.mtime_ns = inode.ctime_ns = self.disk.tick()
         self.person_disk.unsynced.clear()
         after = {entry.content for _, entry in walk(self.disk) if entry.content is not None} | set(
             kept_aside(self.disk)
         )
         self.world.ledger.let_go |= before - after
-        self.world.ledger.seen |= {bytes(inode.data) for inode in loose}
+        self.world.ledger.seen |= {bytes(inode.data) for inode, _ in loose}
         if self.snapshots and tape.random() < 0.7:
             self._put_database(tape.choice(self.snapshots))
 
@@ -679,6 +708,10 @@ class World:
         assert self._acting == 0, "somebody has not come to an end"
         self._calm_down()
         settled = self.scheduler.run(self._is_settled, at_most_s=SETTLE_S)
+        if settled:
+            # Requests that nobody waits for any more may still arrive, and rules that just came be looked at.
+            self.scheduler.run(lambda: False, at_most_s=GRACE_S)
+            settled = self.scheduler.run(self._is_settled, at_most_s=SETTLE_S)
         outcome = Outcome(self.scheduler.trace, settled_at=self.scheduler.now, steps=self.scheduler.steps)
         if settled:
             outcome.wrong += self._stays_quiet()
@@ -713,14 +746,19 @@ class World:
 
     def _stays_quiet(self) -> list[str]:
         """Once settled, nothing changes any more."""
-        before = self._fingerprint()
+        before, at = self._trees(), self.service.seq
         self.scheduler.run(lambda: False, at_most_s=QUIET_S)
-        if self._fingerprint() != before:
-            return ["it was settled, and then something changed without anybody's doing"]
-        return []
+        after = self._trees()
+        wrong = [
+            f"settled, and then changed without anybody's doing: {line}"
+            for name in before
+            for line in differences({f"{name} before": before[name], "after": after[name]}, lambda path: False)
+        ]
+        told = [f"{change.op} {change.path}" for change in self.service.journal[at:]]
+        return wrong or [f"settled, and then changed without anybody's doing: the service is told {told}"] * bool(told)
 
-    def _fingerprint(self) -> object:
-        return self.service.seq, [sorted(shown_on(client.disk).items()) for client in self.clients]
+    def _trees(self) -> dict[str, Shown]:
+        return {"service": shown_by(self.service)} | {one.name: shown_on(one.disk) for one in self.clients}
 
     def _states(self) -> str:
         return ", ".join(f"{client.name} {client.state()}" for client in self.clients)
@@ -803,8 +841,7 @@ class World:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def _unequal(self) -> list[str]:
-        trees = {"service": shown_by(self.service)} | {one.name: shown_on(one.disk) for one in self.clients}
-        return differences(trees, self._left_out())
+        return differences(self._trees(), self._left_out())
 
     def _left_out(self) -> Callable[[Path], bool]:
         """What is ignored by the rules of any client, or is a problem somewhere, and all below it."""
