@@ -8,19 +8,26 @@ from __future__ import annotations
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from client.api import Api
-from client.errors import ExitCode, LocalTrouble
+from client.errors import ExitCode, LocalTrouble, UsageProblem
 from client.fs.base import FileSystem
+from client.fs.base import Path as FsPath
 from client.fs.real import RealFileSystem
 from client.state import Account
+from client.sync import root
 from client.sync.conflicts import who
-from client.sync.disk import Disk, Place
+from client.sync.contents import Tools
+from client.sync.disk import Disk, Place, shown
 from client.sync.engine import Engine, Settings, State
 from client.sync.feed import Feed
 from client.sync.folders import (
@@ -33,12 +40,16 @@ from client.sync.folders import (
     write_status,
 )
 from client.sync.ignore import IGNORE_FILE
-from client.sync.plain import PlainCarrier
+from client.sync.jobs import Threads
+from client.sync.limits import RateLimit
 from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.store import Reader, Store, open_store
+from client.sync.transfer import Transfers
+from client.sync.watch import Watcher
 from client.sync.workers import ThreadWorkers
-from node.base.clock import SystemClock
+from coordinator.protocol.types import Kind
+from node.base.clock import Clock, SystemClock
 
 RULES_BYTES_MAX: Final = 1 << 20
 RESCAN_S: Final = 900.0
@@ -76,6 +87,9 @@ class Running:
         self._status_at = 0.0
         self._status: StatusFile | None = None
         self._trouble_since: float | None = None
+        self._speed = _Speed(self._clock)
+        self._watcher: Watcher | None = None
+        self._rescued: list[FsPath] = []
 
     def stop(self) -> None:
         self._stopping = True
@@ -86,34 +100,94 @@ class Running:
         with ExitStack() as stack:
             stack.enter_context(running(self.folder))
             try:
-                fs = RealFileSystem(Path(self.folder.path), self._clock)
+                fs = stack.enter_context(closing(RealFileSystem(Path(self.folder.path), self._clock)))
+                store, _ = open_store(self.folder.state / "state.db")
+                stack.callback(store.close)
+                self._claim_root(fs, store)
             except OSError as error:
-                raise LocalTrouble(path=self.folder.path, reason=error.strerror) from error
-            stack.callback(fs.close)
-            store, _ = open_store(self.folder.state / "state.db")
-            stack.callback(store.close)
-            self._prepare_root(fs)
-            engine = self._make_engine(fs, store)
+                raise LocalTrouble(path=self.folder.path, reason=error.strerror or str(error)) from error
+            except (root.RootMissing, root.RootForeign) as error:
+                return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid()))
+            engine = self._make_engine(fs, store, stack)
+            stack.callback(self._transfers.close)
+            self._workers.submit(partial(_tidy, fs, self._clock), lambda result: None)
             self._loop(engine)
-            if engine.is_settled():
-                store.make_durable()
-            return self._tell(engine, at_once=True)
+            status = self._tell(engine, at_once=True)
+            store.end_session()
+            return status
 
-    def _prepare_root(self, fs: FileSystem) -> None:
-        fs.lock()
-        fs.recover()
-        if fs.read_marker() is None:
-            fs.write_marker(self.folder.id.encode())
+    # --- the folder itself --------------------------------------------------------------------------------------
 
-    def _make_engine(self, fs: FileSystem, store: Store) -> Engine:
+    def _claim_root(self, fs: FileSystem, store: Store) -> None:
+        """Make sure that the folder is the one that the database is about, and set it up when it is new.
+
+        The database's generation is raised first: a crash before the marker's is no sign of a restored backup.
+        """
+        try:
+            fs.lock()
+        except BlockingIOError:
+            raise UsageProblem(reason=f"{self.folder.path} is being synced already by another process.") from None
+        remote_root = store.remote_root or self._find_remote_root()
+        self._marker = root.Marker(
+            folder_id=self.folder.id, service=self.folder.url, user_id=self.folder.user_id, remote_root=remote_root
+        )
+        there = root.read(fs)
+        if there is not None or store.remote_root:
+            there = root.check(fs, self._marker)
+        self._rescued = fs.recover()
+        generation = int(store.fact("generation") or 0)
+        if there is not None and store.remote_root and not root.fits(there.generation, generation):
+            store.drop_all_synced()
+        generation = max(generation, there.generation if there is not None else 0) + 1
+        with store.transaction(durable=True):
+            store.set_fact("generation", str(generation))
+        self._marker = msgspec.structs.replace(self._marker, generation=generation)
+        root.write(fs, self._marker)
+
+    def _find_remote_root(self) -> int:
+        found = self.api.find(self.folder.remote)
+        if found is None or found.kind is not Kind.FOLDER:
+            raise UsageProblem(reason=f"There is no folder {self.folder.remote} in the service.")
+        return found.id
+
+    def _check_root(self, fs: FileSystem) -> str | None:
+        """Why what is at the folder's path is not the synced folder now. Runs in workers."""
+        try:
+            root.check(fs, self._marker)
+        except (root.RootMissing, root.RootForeign) as error:
+            return error.message
+        except OSError as error:
+            return f"{self.folder.path} cannot be read now: {error.strerror}."
+        return None
+
+    def _make_engine(self, fs: FileSystem, store: Store, stack: ExitStack) -> Engine:
         source = random.Random()  # noqa: S311  # spreads retries, guards nothing
         excluded = [tuple(path.strip("/").split("/")) for path in self.folder.excluded]
 
         def load_rules() -> Selection:
-            return Selection(_read_rules(fs), excluded)
+            selection = Selection(_read_rules(fs), excluded)
+            if self._watcher is not None:
+                self._watcher.refresh(selection.is_ignored)
+            return selection
 
         selection = load_rules()
+        if not self.options.once:
+            self._watcher = stack.enter_context(closing(Watcher(Path(self.folder.path), selection.is_ignored)))
+            self._watcher.start()
         reader = Reader(store)
+        self._transfers = Transfers(
+            Tools(
+                fs=fs,
+                service=self.api,
+                known=reader,
+                parallel=Threads(),
+                up=RateLimit(self.options.up_limit, self._clock, time.sleep),
+                down=RateLimit(self.options.down_limit, self._clock, time.sleep),
+                pause=time.sleep,
+                new_key=_new_key,
+            ),
+            self._clock,
+        )
         remote = RemoteSide(store, selection, self.account.device_id)
         busy: set[Place] = set()
         feed = Feed(
@@ -137,6 +211,7 @@ class Running:
             busy=busy,
             on_change=_nothing,
             pause=time.sleep,
+            check_root=partial(self._check_root, fs),
             rescan_s=None if self.options.once else RESCAN_S,
         )
         return Engine(
@@ -144,7 +219,7 @@ class Running:
             reader=reader,
             fs=fs,
             service=self.api,
-            carrier=PlainCarrier(fs, self.api),
+            carrier=self._transfers,
             workers=self._workers,
             clock=self._clock,
             random=source,
@@ -155,6 +230,7 @@ class Running:
             feed=feed,
             disk=disk,
             remote=remote,
+            watcher=self._watcher,
             load_rules=load_rules,
             on_conflict=self._on_conflict,
         )
@@ -187,26 +263,66 @@ class Running:
         self._status_at = now + STATUS_S
         told = engine.status()
         conflicted = engine.conflicts()
+        traffic = self._transfers.tools.traffic
+        up, down = self._speed.measure(traffic.up, traffic.down)
         status = StatusFile(
             state=told.state.value,
             reason=told.reason,
             queued=told.queued,
             conflicts=len(conflicted),
             conflicted=[ConflictLine(*row) for row in conflicted[-LISTED_MAX:]],
-            problems=[ProblemLine(*row) for row in engine.store.problems(LISTED_MAX)],
+            problems=self._problems(engine.store),
             errors=[FailureLine(row.at, row.path, row.message) for row in engine.store.failures()],
             cursor=engine.remote.cursor,
+            up_bytes_s=up,
+            down_bytes_s=down,
+            moved_bytes=traffic.up + traffic.down,
             pid=os.getpid(),
         )
+        return self._show(status)
+
+    def _show(self, status: StatusFile) -> StatusFile:
         if status != self._status:
             self._status = status
             write_status(self.folder, status)
             self._on_status(status)
         return status
 
+    def _problems(self, store: Store) -> list[ProblemLine]:
+        about_all = [self._watcher.limitation] if self._watcher is not None and self._watcher.limitation else []
+        rescued = [
+            ProblemLine(shown(path), "it was edited just when the last client ended, and was put here")
+            for path in self._rescued
+        ]
+        listed = [ProblemLine(*row) for row in store.problems(LISTED_MAX)]
+        return [*(ProblemLine("", reason) for reason in about_all), *rescued, *listed]
+
+
+class _Speed:
+    """Bytes a second over the last time between two looks."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._at = clock.monotonic()
+        self._moved = (0, 0)
+        self._told = (0, 0)
+
+    def measure(self, up: int, down: int) -> tuple[int, int]:
+        now = self._clock.monotonic()
+        if now - self._at >= STATUS_S:
+            before_up, before_down = self._moved
+            self._told = (int((up - before_up) / (now - self._at)), int((down - before_down) / (now - self._at)))
+            self._moved, self._at = (up, down), now
+        return self._told
+
 
 def exit_code(status: StatusFile) -> ExitCode:
     return ExitCode.DONE if status.state == State.IN_SYNC else ExitCode.UNAVAILABLE
+
+
+def _tidy(fs: FileSystem, clock: Clock) -> None:
+    root.remove_old_parts(fs, clock)
+    root.empty_trash(fs, clock)
 
 
 def _read_rules(fs: FileSystem) -> str:
@@ -217,6 +333,10 @@ def _read_rules(fs: FileSystem) -> str:
     except OSError:
         return ""
     return buffer[:size].decode("utf-8", "replace")
+
+
+def _new_key() -> str:
+    return uuid.uuid4().hex
 
 
 def _nothing() -> None:

@@ -623,6 +623,15 @@ class Store:
         if before.kind is Kind.FOLDER:
             self._touch_children(node_id)
 
+    def drop_all_synced(self) -> None:
+        """Forget every pair but the roots': then all is met as new, adopted where equal, and nothing is deleted."""
+        with self.transaction():
+            rows = self._sql.execute("SELECT id, local_id FROM synced WHERE id <> ?", (self.remote_root,)).fetchall()
+            self._touched_remote.update(row[0] for row in rows)
+            self._touched_local.update(row[1] for row in rows)
+            self._write("DELETE FROM synced WHERE id <> ?", (self.remote_root,))
+            self._write("DELETE FROM sending")
+
     def detach(self, node_id: LocalId) -> None:
         """Forget the local node's pair, durably, before it is given another name: otherwise that name would be taken
         for the person's wish for the file on the service as well."""
