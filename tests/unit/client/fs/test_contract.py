@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from client.fs.base import OWN_FOLDER, ChangedMeanwhile, FileKind, FileSystem, InUse, Path, Stat
+from client.fs.failing import FailingFileSystem
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.fs.real import RealFileSystem
 from client.sync.tree import Stamp
@@ -103,7 +104,7 @@ class InMemory:
         return FakeFileSystem(self.disk)
 
 
-@pytest.fixture(params=["real", "real, no exchange", "fake", "fake, no exchange"])
+@pytest.fixture(params=["real", "real, no exchange", "fake", "fake, no exchange", "failing"])
 def world(
     request: pytest.FixtureRequest, tmp_path: DiskPath, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[FileSystem, Person]]:
@@ -116,8 +117,10 @@ def world(
             monkeypatch.setattr("ctypes.get_errno", lambda: 0)
             monkeypatch.setattr("client.fs.kernel._libc", Refusing())
     else:
-        disk = FakeDisk(SystemClock(), can_exchange=request.param == "fake")
+        disk = FakeDisk(SystemClock(), can_exchange=request.param != "fake, no exchange")
         fs, person = FakeFileSystem(disk), InMemory(disk)
+        if request.param == "failing":
+            fs = FailingFileSystem(fs)
     fs.write_marker(b"{}")
     yield fs, person
     fs.close()

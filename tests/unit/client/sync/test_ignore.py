@@ -14,8 +14,8 @@ FILE, FOLDER = False, True
     "name",
     [
         ".holdfast", ".HOLDFAST", ".x.holdfast-part", ".DS_Store", "._photo.jpg", "Thumbs.db", "thumbs.db",
-        "desktop.ini", "Icon\r", "~$letter.docx", ".~lock.table.ods#", "text~", ".text.swp", ".text.swx", "film.mkv.part",
-        "film.crdownload", ".fuse_hidden0001", ".nfs0001", ".Trashes", ".fseventsd", ".TemporaryItems",
+        "desktop.ini", "Icon\r", "~$letter.docx", ".~lock.table.ods#", "text~", ".text.swp", ".text.swx",
+        "film.mkv.part", "film.crdownload", ".fuse_hidden0001", ".nfs0001", ".Trashes", ".fseventsd", ".TemporaryItems",
     ],
 )  # fmt: skip
 def test_built_in_names_are_ignored_at_any_depth_whatever_the_rules_say(name: str) -> None:
