@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
-from tests.kit.trees import LOCAL_ROOT, REMOTE_ROOT, STAMP, MemoryTrees
+from tests.kit.trees import LOCAL_ROOT, REMOTE_ROOT, STAMP, MemoryTrees, content
 
 NAMES: Final = ("a", "b", "A", "c.txt", "\u00e9", "e\u0301", "CON", "a (Bo on pc's conflicted copy 2026-01-01)")
-CONTENTS: Final = tuple(Content(text.encode()) for text in "xyz")
+CONTENTS: Final = tuple(content(text) for text in "xyz")
 SAME_NAME: Final = "another file has the same name"
 UNREADABLE: Final = "it cannot be read"
 
@@ -108,7 +108,7 @@ def _create_on_both(trees: MemoryTrees, action: Action) -> None:
 
 def _content(number: int) -> Content:
     """A few that are met often, and any number that are met once."""
-    return CONTENTS[number] if number < len(CONTENTS) else Content(f"only {number}".encode())
+    return CONTENTS[number] if number < len(CONTENTS) else content(f"only {number}")
 
 
 class Side:
@@ -176,13 +176,13 @@ class RemoteSide(Side):
     def nodes(self):  # type: ignore[no-untyped-def]
         return list(self.trees.remotes.values())
 
-    def make(self, parent_id: RemoteId, name: str, content: Content | None) -> None:
+    def make(self, parent_id: RemoteId, name: str, what: Content | None) -> None:
         if not self.is_free(parent_id, name, None):
             return
-        kind = Kind.FOLDER if content is None else Kind.FILE
+        kind = Kind.FOLDER if what is None else Kind.FILE
         skipped = self.trees.remotes[parent_id].skipped
         node_id = RemoteId(self.trees.new_id())
-        self.trees.put_remote(RemoteNode(node_id, parent_id, name, kind, 1, content=content, skipped=skipped))
+        self.trees.put_remote(RemoteNode(node_id, parent_id, name, kind, 1, content=what, skipped=skipped))
 
     def is_free(self, parent_id: RemoteId, name: str, mover: RemoteId | None) -> bool:
         taken = self.trees.remote_child(parent_id, name_key(name))
@@ -191,8 +191,8 @@ class RemoteSide(Side):
     def holds(self, node: RemoteNode, other: RemoteId) -> bool:
         return any(below.id == other for below in self.trees.remote_below(node.id))
 
-    def edit(self, node: RemoteNode, content: Content) -> None:
-        self.trees.put_remote(replace(node, content=content, version=node.version + 1))
+    def edit(self, node: RemoteNode, what: Content) -> None:
+        self.trees.put_remote(replace(node, content=what, version=node.version + 1))
 
     def drop(self, node: RemoteNode) -> None:
         self.trees.drop_remote(node.id)
@@ -219,10 +219,10 @@ class LocalSide(Side):
     def nodes(self):  # type: ignore[no-untyped-def]
         return list(self.trees.locals.values())
 
-    def make(self, parent_id: LocalId, name: str, content: Content | None) -> None:
+    def make(self, parent_id: LocalId, name: str, what: Content | None) -> None:
         if self.is_free(parent_id, name, None):
-            kind = Kind.FOLDER if content is None else Kind.FILE
-            self.trees.put_local(LocalNode(LocalId(self.trees.new_id()), parent_id, name, kind, STAMP, content))
+            kind = Kind.FOLDER if what is None else Kind.FILE
+            self.trees.put_local(LocalNode(LocalId(self.trees.new_id()), parent_id, name, kind, STAMP, what))
 
     def is_free(self, parent_id: LocalId, name: str, mover: LocalId | None) -> bool:
         return all(child.name != name or child.id == mover for child in self.trees.local_children(parent_id))
@@ -230,8 +230,8 @@ class LocalSide(Side):
     def holds(self, node: LocalNode, other: LocalId) -> bool:
         return any(below.id == other for below in self.trees.local_below(node.id))
 
-    def edit(self, node: LocalNode, content: Content) -> None:
-        self.trees.put_local(replace(node, content=content))
+    def edit(self, node: LocalNode, what: Content) -> None:
+        self.trees.put_local(replace(node, content=what))
 
     def drop(self, node: LocalNode) -> None:
         self.trees.drop_local(node.id)

@@ -101,7 +101,7 @@ class RemoteSide:
 
     def tree(self) -> dict[str, str | None]:
         return {
-            "/".join(path): found.digest.decode() if found is not None else None
+            "/".join(path): found.digest.decode().rstrip() if found is not None else None
             for path, found in self._trees.remote_paths().items()
             if path
         }
@@ -140,7 +140,7 @@ class LocalSide:
 
     def tree(self) -> dict[str, str | None]:
         return {
-            "/".join(path): found.digest.decode() if found is not None else None
+            "/".join(path): found.digest.decode().rstrip() if found is not None else None
             for path, found in self._trees.local_paths().items()
             if path
         }

@@ -19,16 +19,17 @@ from hypothesis import strategies as st
 from client.sync import conflicts
 from client.sync.conflicts import Naming
 from client.sync.plan import Breaker, Busy, count_deletions, count_planned_deletions, plan, subjects
+from client.sync.store import Store
 from client.sync.tree import Content, Operation, RemoteId, SyncedNode
 from coordinator.protocol.types import Kind
 from tests.kit import histories
 from tests.kit.histories import ACTIONS, MOVES, OBSTACLES, PLAIN, History, build, decode
-from tests.kit.trees import MemoryTrees, apply
+from tests.kit.trees import STAMP, MemoryTrees, apply
 
 NAMING = Naming("Ann on laptop", "2026-11-22")
 KINDS = (ACTIONS, ACTIONS + OBSTACLES, MOVES, (*MOVES, "delete", "create_folder", "edit"), (*MOVES, *OBSTACLES))
 EXAMPLES = 500
-DEEP_EXAMPLES = 20_000  # for each of the checks: 260,000 in all
+DEEP_EXAMPLES = 20_000  # for each of the checks: 280,000 in all
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------------
@@ -357,6 +358,46 @@ def _touched(trees: MemoryTrees, operation: Operation) -> Busy:
     return Busy(frozenset(remote), frozenset(local))
 
 
+def check_store(case: Case) -> None:
+    """The trees in SQLite know what differs, and give the plan that the ones in memory give, after every step."""
+    world = World.of(case)
+    store = Store(None)
+    store.set_remote_root(world.trees.remote_root, STAMP)
+    shown = MemoryTrees()
+
+    def plan_round() -> list[Operation]:
+        _show(store, shown, world.trees)
+        assert list(store.dirty_remote()) == world.trees.dirty_remote()
+        assert list(store.dirty_local()) == world.trees.dirty_local()
+        planned = world.plan()
+        assert plan(store, NAMING) == planned
+        return planned
+
+    world.settle(plan_round=plan_round, noted=0.8)
+    store.close()
+
+
+def _show(store: Store, shown: MemoryTrees, now: MemoryTrees) -> None:
+    """Writes to the store what has changed since the last time."""
+    with store.transaction():
+        for pair in [pair for pair in shown.pairs.values() if pair.id not in now.pairs]:
+            store.drop_synced(pair.id)
+        for node_id in shown.remotes.keys() - now.remotes.keys():
+            store.drop_remote(node_id)
+        for local_id in shown.locals.keys() - now.locals.keys():
+            store.drop_local(local_id)
+        for remote in now.remotes.values():
+            if remote != shown.remotes.get(remote.id):
+                store.put_remote(remote)
+        for local in now.locals.values():
+            if local != shown.locals.get(local.id):
+                store.put_local(local)
+        for pair in now.pairs.values():
+            if pair != shown.pairs.get(pair.id):
+                store.put_synced(pair)
+    shown.remotes, shown.locals, shown.pairs = dict(now.remotes), dict(now.locals), dict(now.pairs)
+
+
 def check_leaves_held_nodes_alone(case: Case) -> None:
     world = World.of(case)
     skipped = {node.id: node for node in world.trees.remotes.values() if node.skipped}
@@ -423,6 +464,10 @@ def test_skipped_and_unreadable_nodes_are_left_alone() -> None:
     examples(ANY_CASE, check_leaves_held_nodes_alone, EXAMPLES)
 
 
+def test_the_trees_in_sqlite_give_the_same_plans() -> None:
+    examples(ANY_CASE, check_store, EXAMPLES // 5)
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
@@ -441,6 +486,7 @@ def test_skipped_and_unreadable_nodes_are_left_alone() -> None:
         pytest.param(ANY_CASE, check_batches, id="batches"),
         pytest.param(ANY_CASE, check_busy, id="busy"),
         pytest.param(ANY_CASE, check_leaves_held_nodes_alone, id="held"),
+        pytest.param(ANY_CASE, check_store, id="store"),
     ],
 )
 def test_all_of_it_for_long(strategy: st.SearchStrategy[Case], check: Callable[[Case], None]) -> None:
