@@ -186,10 +186,10 @@ def _fill(plain: bytearray, base: bytes, pieces: Sequence[Piece]) -> None:
 
 
 def _fill_literals(plain: bytearray, block: BlockDelta) -> None:
-    at = 0
+    at, target = 0, memoryview(plain)
     for op in block.ops:
         if isinstance(op, Literal) and op.plain is not None:
-            plain[at : at + op.length] = op.plain
+            target[at : at + op.length] = op.plain
         at += op.length
 
 
