@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from client.errors import ClientError, Refused, Unreachable, Untrusted, sentence
-from client.fs.base import ChangedMeanwhile, FileSystem, InUse, Path
+from client.fs.base import ChangedMeanwhile, FileKind, FileSystem, InUse, Path
+from client.sync import conflicts
+from client.sync.conflicts import Naming
 from client.sync.service import Service
 from client.sync.tree import RemoteId, Stamp
 from coordinator.protocol.types import Kind, Metadata
@@ -92,6 +94,7 @@ _STALE: Final = frozenset(
 )
 _OFFLINE: Final = frozenset({"unavailable", "too_many_requests", "not_logged_in"})
 _FULL: Final = frozenset({"quota_exceeded", "cluster_full", "cannot_take_write"})
+_COPIES_MAX: Final = 1000
 _MOVED_ON: Final = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -162,6 +165,24 @@ def delete_local(fs: FileSystem, path: Path, kind: Kind, stamp: Stamp, is_junk: 
 
 def set_executable(fs: FileSystem, path: Path, executable: bool, stamp: Stamp) -> Outcome:
     return touching(path, lambda: Placed(fs.set_executable(path, executable, stamp).stamp()))
+
+
+def clear_way(fs: FileSystem, path: Path, naming: Naming) -> Path | None:
+    """Give a symbolic link or a special file that has this name another one, the name of a conflicted copy. Returns
+    its new path; None when nothing of the kind is there, or it cannot be moved."""
+    try:
+        if fs.stat(path).kind not in (FileKind.SYMLINK, FileKind.SPECIAL):
+            return None
+        for counter in range(1, _COPIES_MAX):
+            copy = (*path[:-1], conflicts.make(path[-1], naming, counter))
+            try:
+                fs.move(path, copy)
+            except FileExistsError:
+                continue
+            return copy
+    except (OSError, ChangedMeanwhile):
+        pass  # it is told as standing in the way, and tried again
+    return None
 
 
 def _trash(fs: FileSystem, path: Path, stamp: Stamp) -> Outcome:

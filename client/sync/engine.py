@@ -65,6 +65,7 @@ QUEUED_MAX: Final = 1000
 SOURCE: Final = "sync"  # of the problems that this module tells
 STALE_FIRST_S: Final = 0.05
 STALE_MAX_S: Final = 10.0
+STALE_MAX: Final = 6  # so often it may be looked at again before it is told as stuck
 IN_USE_S: Final = 0.5
 STUCK_FIRST_S: Final = 5.0
 STUCK_MAX_S: Final = 300.0
@@ -616,6 +617,11 @@ class Engine:
         delay = self._delay(key, STALE_FIRST_S, STALE_MAX_S) if attempts or in_use else 0.0
         if not attempts:
             self._attempts[key] = 1
+        if local and work.places and attempts == 1:
+            self._clear_way(work)
+        if attempts >= STALE_MAX:
+            path = self._shown_path(work.operation)
+            self._stuck[key] = (Stuck(_unchanging(path, local=local, in_use=in_use), "in_the_way"), path)
         hold = _Hold(nodes, self.clock.monotonic() + max(delay, IN_USE_S if in_use else 0.0))
         if remote:
             hold.fetch = self.feed.ticket
@@ -628,6 +634,21 @@ class Engine:
         if isinstance(work.operation, Upload):
             self.store.forget_sending(work.operation.local.id)
         self._holds.append(hold)
+
+    def _clear_way(self, work: _Work) -> None:
+        """The service has the name: what can never be synced, such as a symbolic link, takes a conflicted copy's."""
+        parent_id, name = work.places[-1]
+        above = self.store.local_path(parent_id)
+        if above is not None:
+            path = (*above, name)
+            job = partial(apply.clear_way, self.fs, path, self._naming())
+            self.workers.submit(job, partial(self._way_cleared, path))
+
+    def _way_cleared(self, path: Path, result: Result[Path | None]) -> None:
+        if (copy := result.get()) is not None:
+            self.on_conflict(shown(path), shown(copy))
+            with self.store.transaction():
+                self.store.add_conflict(shown(path), shown(copy), self.clock.now())
 
     def _folders_of(self, work: _Work) -> list[DirtyFolder]:
         folders = {parent for parent, _ in work.places}
@@ -838,6 +859,14 @@ class _Absorb:
 def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:
     """Both sides agree on everything about this node."""
     return SyncedNode(node.id, local_id, node.parent_id, node.name, node.kind, node.version, node.content)
+
+
+def _unchanging(path: str, *, local: bool, in_use: bool) -> str:
+    if in_use:
+        return f"{path} is being written by a program; it is brought up to date when that has ended."
+    if local:
+        return f"{path} cannot be brought up to date: something that is not synced is in its way on this computer."
+    return f"{path} cannot be brought up to date now: the service says that it changed, and does not tell how."
 
 
 def _key(nodes: Busy) -> tuple[str, int]:
