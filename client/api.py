@@ -261,6 +261,12 @@ class Api:
         body = types.AnnounceBody(entries=entries, as_ranges=as_ranges)
         return self._one_each(self._post("/files/announce", body, types.AnnounceAnswer).results, entries)
 
+    def cancel_upload(self, upload_id: str) -> None:
+        """Withdraw what was announced: its space is free and the other devices are told. Nothing happens when it has
+        been committed or has ended."""
+        address = f"{_ROOT}/uploads/{quote(upload_id, safe='')}"
+        self._connection.call("DELETE", address, headers={"Tus-Resumable": "1.0.0"}, accept=(404, 410))
+
     def put_delta(self, upload_id: str, delta: Delta) -> None:
         """Send blocks of the announced version as copies from a base version and literal bytes.
 

@@ -17,7 +17,7 @@ from coordinator.blocks.write import PlainBlock, batches
 from coordinator.following import follow
 from coordinator.metadata import blocks, pending
 from coordinator.metadata.values import BlockRow, Target
-from coordinator.protocol.errors import ApiError, BadRequest, NotFound, RangeNotSatisfiable
+from coordinator.protocol.errors import ApiError, BadRequest, NotFound, RangeNotSatisfiable, Unavailable
 from coordinator.protocol.hashing import BLOCK_BYTES, HASH_BYTES
 from coordinator.protocol.types import (
     BATCH_BLOCKS_MAX,
@@ -138,8 +138,10 @@ class BlockHandler(_BlockReceiver):
             while True:
                 row = await self.services.db.run(pending.find_block, target.namespace_id, upload_id, wanted)
                 left = deadline - loop.time()
-                if row is not None or left <= 0 or awaited.full:
+                if row is not None or left <= 0:
                     return row
+                if awaited.full:
+                    raise Unavailable
                 self.waited = True
                 await place.wait(min(left, _LOOK_AGAIN_S))
 

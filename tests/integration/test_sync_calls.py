@@ -181,3 +181,20 @@ def test_an_upload_by_announcement_and_delta(api: Api, line: Lossy, place: types
     assert result.metadata is not None
     assert (result.metadata.version, result.metadata.id) == (2, first.id)
     assert api.download(first.path, None) == data
+
+
+def test_a_withdrawn_announcement(api: Api, line: Lossy, place: types.Metadata) -> None:
+    entry = types.CommitEntry(path=f"{place.path}/f", size=5, blocks=[hash_block(b"12345").hex()])
+    [announced] = api.announce([entry])
+    assert announced.upload_id is not None
+    before = api.whoami().pending
+    api.cancel_upload(announced.upload_id)
+    api.cancel_upload(announced.upload_id)
+    api.cancel_upload("0" * 32)
+    assert api.whoami().pending == before - 5
+    with pytest.raises(Refused) as refused:
+        api.upload_blocks(announced.upload_id)
+    assert refused.value.code == "upload_gone"
+    [result] = api.commit([types.CommitEntry(path=entry.path, size=5, upload_id=announced.upload_id)], "key 2")
+    assert result.error is not None
+    assert result.error["code"] == "upload_gone"
