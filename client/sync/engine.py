@@ -67,6 +67,7 @@ STALE_FIRST_S: Final = 0.05
 STALE_MAX_S: Final = 10.0
 STALE_MAX: Final = 6  # so often it may be looked at again before it is told as stuck
 IN_USE_S: Final = 0.5
+IN_USE_MAX_S: Final = 60.0
 STUCK_FIRST_S: Final = 5.0
 STUCK_MAX_S: Final = 300.0
 DELETES_WINDOW_S: Final = 60.0
@@ -614,10 +615,10 @@ class Engine:
         self, work: _Work, nodes: Busy, key: tuple[str, int], *, local: bool, remote: bool, in_use: bool
     ) -> None:
         attempts = self._attempts.get(key, 0)
-        delay = self._delay(key, STALE_FIRST_S, STALE_MAX_S) if attempts or in_use else 0.0
+        delay = self._delay(key, STALE_FIRST_S, IN_USE_MAX_S if in_use else STALE_MAX_S) if attempts or in_use else 0.0
         if not attempts:
             self._attempts[key] = 1
-        if local and work.places and attempts == 1:
+        if local and work.places and attempts:
             self._clear_way(work)
         if attempts >= STALE_MAX:
             path = self._shown_path(work.operation)
