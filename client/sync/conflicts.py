@@ -28,7 +28,7 @@ _CONFLICT: Final = re.compile(
     rf"(?P<extension>{_EXTENSION})?",
     re.DOTALL,
 )
-_TEMPORARY_PREFIX: Final = ".holdfast-moving-"
+_TEMPORARY: Final = re.compile(rf" \(moving \d+-(?P<token>[0-9a-f]{{8}})(-\d+)?\)({_EXTENSION})?\Z")
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,19 @@ def is_conflict_name(name: str) -> bool:
     return parse(name) is not None
 
 
-def temporary(remote_id: int, naming: Naming, counter: int = 1) -> str:
-    """Where a node waits while the name that it has is given to another one."""
+def temporary(name: str, remote_id: int, naming: Naming, counter: int = 1, *, is_folder: bool = False) -> str:
+    """Where a node waits while `name`, which it has, is given to another one. Stem and extension stay, so that a rule
+    of what is not synced says the same about both names."""
+    stem, extension = (name, "") if is_folder else _split(name)
     number = f"-{counter}" if counter > 1 else ""
-    return f"{_TEMPORARY_PREFIX}{remote_id}-{naming.token}{number}"
+    marker = f" (moving {remote_id}-{naming.token}{number}){extension}"
+    return _shorten(stem, NAME_BYTES_MAX - _bytes(marker)) + marker
 
 
 def is_own_temporary(name: str, naming: Naming) -> bool:
     """Whether this device gave the name for a moment, so that it says nothing about where the node belongs."""
-    if not name.startswith(_TEMPORARY_PREFIX):
-        return False
-    return re.fullmatch(rf"\d+-{naming.token}(-\d+)?", name.removeprefix(_TEMPORARY_PREFIX)) is not None
+    match = _TEMPORARY.search(name)
+    return match is not None and match["token"] == naming.token
 
 
 def _split(name: str) -> tuple[str, str]:

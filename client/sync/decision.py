@@ -307,11 +307,12 @@ class Decider:
             return Wait(other)
         if not self._will_leave(other):
             return self._set_aside(local, name)
-        return Wait(other, partial(self._step_aside_remotely, remote))
+        assert other.synced is not None
+        return Wait(other, partial(self._step_aside_remotely, other.synced, remote))
 
-    def _step_aside_remotely(self, remote: RemoteNode) -> MoveRemote:
+    def _step_aside_remotely(self, synced: SyncedNode, remote: RemoteNode) -> MoveRemote:
         assert remote.parent_id is not None
-        return MoveRemote(remote, remote.parent_id, self.merge.free_moment_name(remote.id, remote.parent_id, None))
+        return MoveRemote(remote, remote.parent_id, self.merge.free_moment_name(synced, remote.parent_id, None))
 
     def _will_leave(self, other: Node) -> bool:
         """Whether the node's place on the service is still to be decided."""
@@ -341,7 +342,7 @@ class Decider:
 
     def _step_aside_locally(self, synced: SyncedNode, local: LocalNode) -> MoveLocal:
         assert local.parent_id is not None
-        return MoveLocal(local, local.parent_id, self.merge.free_moment_name(synced.id, None, local.parent_id))
+        return MoveLocal(local, local.parent_id, self.merge.free_moment_name(synced, None, local.parent_id))
 
     # --- folders that are in the way ----------------------------------------------------------------------------
 

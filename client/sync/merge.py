@@ -155,9 +155,10 @@ class Merge:
         names = (conflicts.make(name, self.naming, number, is_folder=is_folder) for number in count(1))
         return next(name for name in names if not self.is_taken(name, remote_id, local_id))
 
-    def free_moment_name(self, node_id: RemoteId, remote_id: RemoteId | None, local_id: LocalId | None) -> str:
-        """Where a pair's node can wait while its name is given to another one."""
-        names = (conflicts.temporary(node_id, self.naming, number) for number in count(1))
+    def free_moment_name(self, synced: SyncedNode, remote_id: RemoteId | None, local_id: LocalId | None) -> str:
+        """What a pair's node can be called while its name is given to another one."""
+        name, is_folder = synced.name, synced.kind is Kind.FOLDER
+        names = (conflicts.temporary(name, synced.id, self.naming, number, is_folder=is_folder) for number in count(1))
         return next(name for name in names if not self.is_taken(name, remote_id, local_id))
 
     def free_own_name(self, synced: SyncedNode, remote_id: RemoteId | None, local_id: LocalId | None) -> str:

@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import Final
 
 from client.sync.conflicts import Naming
-from client.sync.decision import Busy, Decider, Wait
+from client.sync.decision import Busy, Decider, Decision, Wait
 from client.sync.merge import Key, Merge, Node
 from client.sync.tree import (
     DeleteLocal,
@@ -112,7 +112,7 @@ def operations(trees: Trees, naming: Naming, busy: Busy = NOTHING) -> Iterator[O
         decision = decider.decide(node)
         if isinstance(decision, Wait):
             # What waits without a way out is on a circle with what it waits for, or on none.
-            decision = _break_circle(decider, node, followed) if decision.way_out is not None else None
+            decision = _break_circle(decider, node, decision, followed) if decision.way_out is not None else None
         if decision is None or _is_busy(busy, subjects(decision)):
             continue
         if isinstance(decision, MoveLocal):
@@ -189,11 +189,11 @@ def _with_all_below(trees: Trees, node: RemoteNode) -> Iterator[RemoteNode]:
 # --- one pass ---------------------------------------------------------------------------------------------------
 
 
-def _break_circle(decider: Decider, node: Node, followed: set[Key]) -> Operation | None:
-    """Follows the waits that begin at `node`. Where they lead back to one on the way, a way out is taken. Those that
-    were followed before in this pass are not followed twice."""
+def _break_circle(decider: Decider, node: Node, decision: Decision, followed: set[Key]) -> Operation | None:
+    """Follows the waits that begin with this node's. Where they lead back to one on the way, a way out is taken. Those
+    that were followed before in this pass are not followed twice."""
     waits: dict[Key, Wait] = {}
-    while isinstance(decision := decider.decide(node), Wait):
+    while isinstance(decision, Wait):
         if node.key in waits:
             keys = list(waits)
             circle = sorted(keys[keys.index(node.key) :])
@@ -203,6 +203,7 @@ def _break_circle(decider: Decider, node: Node, followed: set[Key]) -> Operation
         followed.add(node.key)
         waits[node.key] = decision
         node = decision.on
+        decision = decider.decide(node)
     return None
 
 

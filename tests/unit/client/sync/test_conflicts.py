@@ -90,7 +90,16 @@ def test_who_holds_nothing_that_a_name_cannot(user: str, device: str, expected: 
 
 
 def test_temporary_names_of_this_device_are_known_again() -> None:
-    assert conflicts.is_own_temporary(temporary(7, ANN), ANN)
-    assert conflicts.is_own_temporary(temporary(7, ANN, 3), Naming("Ann on laptop", "2030-01-01"))
-    assert not conflicts.is_own_temporary(temporary(7, ANN), Naming("Bo on pc", "2026-11-22"))
+    assert conflicts.is_own_temporary(temporary("a.txt", 7, ANN), ANN)
+    assert conflicts.is_own_temporary(temporary("a.txt", 7, ANN, 3), Naming("Ann on laptop", "2030-01-01"))
+    assert conflicts.is_own_temporary(temporary("v1.2", 7, ANN, is_folder=True), ANN)
+    assert not conflicts.is_own_temporary(temporary("a.txt", 7, ANN), Naming("Bo on pc", "2026-11-22"))
     assert not conflicts.is_own_temporary("a.txt", ANN)
+
+
+@pytest.mark.parametrize("name", ["a.txt", ".hidden", "x" * 255, "🙂" * 60 + ".jpeg"])
+def test_temporary_names_fit_and_keep_what_rules_look_at(name: str) -> None:
+    given = temporary(name, 2**62, ANN, 12)
+    check_name(given)
+    assert given.startswith(name[:1])
+    assert given.endswith(name[name.rindex(".") :] if name[1:].count(".") else ")")
