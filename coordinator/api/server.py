@@ -65,7 +65,7 @@ class Server:
         self._tending = asyncio.create_task(self._tend(), name="tend-connections")
 
     def count_connections(self) -> int:
-        return len(self._http._connections) + self.hub.waiting
+        return len(self._http._connections) + self.hub.waiting + self._lot.unsettled
 
     def stop_accepting(self) -> None:
         """Leave new connections to the other workers; the next answer on each open one says `Connection: close`."""

@@ -189,6 +189,11 @@ class Hub:
         async with asyncio.timeout(timeout_s):
             await self._all_told.wait()
 
+    @property
+    def telling(self) -> bool:
+        """Whether waiters are about to be woken."""
+        return bool(self._waking)
+
     # --- telling -----------------------------------------------------------------------------------------------
 
     def published(self, namespace_id: int, seq: int) -> None:

@@ -2,7 +2,8 @@
 
 A handler, its request, its task and its stream cost about 10 KB, thousands of them for nothing but waiting. So the
 handler hands the bare socket over to a `ParkedPoll`, and all else is freed. The answer is written to the socket, and
-the connection is served on from there as if it were new.
+the connection is served on from there as if it were new. When thousands are woken, all are told first: the log's lines
+and the connections' next requests take more time than the answers.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import random
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,6 +29,8 @@ from coordinator.protocol.types import LongpollAnswer
 TIMEOUT_S_MIN: Final = 1
 TIMEOUT_S_MAX: Final = 480
 STIRS_PER_TURN: Final = 100
+SETTLES_PER_TURN: Final = 50
+SETTLES_WHILE_TELLING: Final = 5  # in each turn: however much moves, who was told gets on
 JITTER: Final = 0.1  # of the timeout: clients that began together do not end together
 BACKOFF_S: Final = (1.0, 30.0)  # what clients of a stopping or full worker are told, at random
 
@@ -44,7 +48,7 @@ class Lot:
     """Where waiting connections are parked: their sockets in one epoll of their own.
 
     A reader of the event loop for each would cost another 300 bytes. Owned by the event loop; a socket belongs to its
-    poll from `park` until the poll is woken or its client stirs.
+    poll from `park` until the poll is woken or its client stirs, and to the lot from `told` until it is served on.
     """
 
     def __init__(self, hub: Hub, resume: Callable[[socket.socket], None]) -> None:
@@ -52,8 +56,14 @@ class Lot:
         self.hub = hub
         self.resume = resume
         self._polls: dict[int, ParkedPoll] = {}
+        self._told: deque[tuple[ParkedPoll, Told]] = deque()
         self._epoll = select.epoll()
         asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._look)
+
+    @property
+    def unsettled(self) -> int:
+        """Connections that have their answer and are about to be served on or closed."""
+        return len(self._told)
 
     def park(self, poll: ParkedPoll) -> None:
         """Let `poll` wait from now on."""
@@ -68,14 +78,38 @@ class Lot:
         if self._polls.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
+    def told(self, poll: ParkedPoll, told: Told) -> None:
+        """The poll has its answer; do the rest when there is time."""
+        if not self._told:
+            asyncio.get_running_loop().call_soon(self._settle_some)
+        self._told.append((poll, told))
+
     def close(self) -> None:
-        """Close what is still parked."""
+        """Close what is still parked or not served on yet."""
         asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+        while self._told:
+            poll, told = self._told.popleft()
+            poll.account(told)
+            poll.socket.close()
         for poll in self._polls.values():
             self.hub.leave(poll)
             poll.socket.close()
         self._polls.clear()
         self._epoll.close()
+
+    def _settle_some(self) -> None:
+        count = SETTLES_WHILE_TELLING if self.hub.telling else SETTLES_PER_TURN
+        try:
+            for _ in range(min(count, len(self._told))):
+                poll, told = self._told.popleft()
+                poll.account(told)
+                if told.keep_alive:
+                    self.resume(poll.socket)
+                else:
+                    poll.socket.close()
+        finally:
+            if self._told:
+                asyncio.get_running_loop().call_soon(self._settle_some)
 
     def _look(self) -> None:
         for descriptor, events in self._epoll.poll(0, STIRS_PER_TURN):
@@ -83,6 +117,14 @@ class Lot:
             self.take_out(poll)
             if self.hub.leave(poll):  # else it is about to be woken, and finds out then
                 poll.stirred(left=bool(events & ~select.EPOLLIN))
+
+
+class Told(NamedTuple):
+    """How a long poll ended. `keep_alive`: the connection is served on, else closed."""
+
+    status: int
+    seconds: float
+    keep_alive: bool
 
 
 class ParkedPoll(Waiter):
@@ -122,23 +164,19 @@ class ParkedPoll(Waiter):
             self.socket.send(render(status, body, self._request_id, keep_alive=keep_alive))
         except OSError:
             status, keep_alive = CLIENT_GONE, False
-        self._account(status)
-        if keep_alive:
-            self._lot.resume(self.socket)
-        else:
-            self.socket.close()
+        self._lot.told(self, Told(status, time.monotonic() - self._started, keep_alive))
 
     def stirred(self, *, left: bool) -> None:
         """The client `left`, or sends more before it has its answer: then that is answered first."""
         if left:
             self.socket.close()
-            self._account(CLIENT_GONE)
+            self.account(Told(CLIENT_GONE, time.monotonic() - self._started, keep_alive=False))
         else:
             self.woken(Why.TIMEOUT)
 
-    def _account(self, status: int) -> None:
-        seconds = time.monotonic() - self._started
-        self._route.account(Finished(self._request_id, "GET", self._user_id, status, seconds), waited=True)
+    def account(self, told: Told) -> None:
+        """Count and log the request."""
+        self._route.account(Finished(self._request_id, "GET", self._user_id, told.status, told.seconds), waited=True)
 
 
 def answer(why: Why, request_id: str) -> tuple[int, bytes]:
