@@ -1,7 +1,7 @@
 """Workers on one machine pass each other the blocks that they remember, instead of reading them from the nodes again.
 
-A device that follows an upload meets any of the workers, the one that took the block or another one. Over a unix socket
-the bytes cost a seventh of what gathering, decrypting and checking them costs.
+A device that follows an upload meets any of the workers, the one that took the block or another one. With two workers,
+reading the other half from the nodes took 1.5 CPU-seconds a GiB more than one worker alone needs.
 
 Guarantees: blocks pass only between processes of the same user (the kernel tells, on both sides); whatever goes wrong
 is "not here", and the caller reads from the nodes. Bytes were verified by the worker that gives them.
