@@ -47,7 +47,7 @@ from client.sync.tree import (
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 
-__all__ = ["Breaker", "Busy", "DeletionCount", "count_deletions", "count_planned_deletions", "operations", "plan"]
+__all__ = ["Busy"]  # part of what the functions here take
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def operations(trees: Trees, naming: Naming, busy: Busy = NOTHING) -> Iterator[O
     for node in _dirty(decider.merge):
         decision = decider.decide(node)
         if isinstance(decision, Wait):
-            # What waits without a way out is on a circle with what it waits for, or on none.
+            # A circle that can be broken has a wait with a way out in it, and is looked for from there.
             decision = _break_circle(decider, node, decision, followed) if decision.way_out is not None else None
         if decision is None or _is_busy(busy, subjects(decision)):
             continue
@@ -122,6 +122,18 @@ def operations(trees: Trees, naming: Naming, busy: Busy = NOTHING) -> Iterator[O
                 continue
             given.add(name)
         yield decision
+
+
+def held_by_names(trees: Trees, naming: Naming) -> Iterator[tuple[LocalNode, RemoteNode]]:
+    """What stays unsynced on disk because something on the service that is not synced here has its name: nothing is
+    renamed for that, since a rule that changed a moment ago may still reach the disk's tree. A person is to be told."""
+    decider = Decider(Merge(trees, naming), NOTHING)
+    for node_id in trees.dirty_local():
+        node = decider.merge.of_local(node_id)
+        decision = decider.decide(node)
+        taken = decision.on.remote if isinstance(decision, Wait) else None
+        if node.local is not None and taken is not None and taken.skipped:
+            yield node.local, taken
 
 
 def subjects(operation: Operation) -> Busy:

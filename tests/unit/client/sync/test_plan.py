@@ -11,6 +11,7 @@ from client.sync.plan import (
     DeletionCount,
     count_deletions,
     count_planned_deletions,
+    held_by_names,
     operations,
     plan,
     subjects,
@@ -522,6 +523,16 @@ def test_what_is_not_selected_any_more_is_forgotten_and_stays_on_both_sides() ->
     scene.remote.skip("d")
     assert kinds(scene.settle()) == ["Forget", "Forget"]
     assert scene.remote.tree() == scene.local.tree() == {"d": None, "d/a": "x"}
+
+
+def test_a_new_file_with_the_name_of_something_not_selected_stays_and_is_told() -> None:
+    scene = Scene()
+    scene.remote.make("photos")
+    scene.remote.skip("photos")
+    scene.local.make("photos")
+    scene.local.make("photos/a", "x")
+    assert scene.settle() == []
+    assert list(held_by_names(scene.trees, NAMING)) == [(scene.local.at("photos"), scene.remote.at("photos"))]
 
 
 def test_a_problem_keeps_a_file_from_both_directions() -> None:
