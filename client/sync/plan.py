@@ -47,7 +47,18 @@ from client.sync.tree import (
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 
-__all__ = ["Busy"]  # part of what the functions here take
+__all__ = [
+    "NOTHING",
+    "Breaker",
+    "Busy",
+    "DeletionCount",
+    "count_deletions",
+    "count_planned_deletions",
+    "held_by_names",
+    "operations",
+    "plan",
+    "subjects",
+]
 
 
 @dataclass(frozen=True)
