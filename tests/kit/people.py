@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import random
 import unicodedata
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, Protocol
 
 from client.api import Api
@@ -146,22 +146,29 @@ class Person:
         self._disk.unlink(path)
         self._ledger.replaced(there)
 
+    @contextmanager
+    def _open(self, path: Path, *, create: bool) -> Iterator[WriteHandle]:
+        handle = self._disk.open_to_write(path, create=create)
+        try:
+            yield handle
+        finally:
+            handle.close()
+
     def _write(self, path: Path, content: bytes, *, create: bool) -> None:
         """In place: emptied, then written in two pieces."""
         self._pause("opens", path)
         there = self._disk.look_at(path)
-        handle = self._disk.open_to_write(path, create=create)
-        self._ledger.replaced(there)
-        handle.truncate(0)
-        self._ledger.seen.add(b"")
-        middle = len(content) // 2
-        for at, piece in ((0, content[:middle]), (middle, content[middle:])):
-            self._pause("writes", path)
-            handle.write_at(at, piece)
-            self._ledger.seen.add(handle.content())
-        self._pause("closes", path)
-        self._ledger.wrote(handle.content(), self.name)
-        handle.close()
+        with self._open(path, create=create) as handle:
+            self._ledger.replaced(there)
+            handle.truncate(0)
+            self._ledger.seen.add(b"")
+            middle = len(content) // 2
+            for at, piece in ((0, content[:middle]), (middle, content[middle:])):
+                self._pause("writes", path)
+                handle.write_at(at, piece)
+                self._ledger.seen.add(handle.content())
+            self._pause("closes", path)
+            self._ledger.wrote(handle.content(), self.name)
 
     def _make(self, path: Path) -> None:
         self._pause("makes folder", path)
@@ -181,27 +188,25 @@ class Person:
         """A few bytes in the middle, the rest stays."""
         path = self._file(tape)
         self._pause("opens", path)
-        handle = self._disk.open_to_write(path, create=False)
-        old = handle.content()
-        self._pause("writes", path)
-        self._ledger.let_go.add(handle.content())
-        self._number += 1
-        handle.write_at(len(old) // 2, f"<{self.name}.{self._number} {tape.getrandbits(40):x}>".encode())
-        self._ledger.wrote(handle.content(), self.name)
-        self._pause("closes", path)
-        handle.close()
+        with self._open(path, create=False) as handle:
+            old = handle.content()
+            self._pause("writes", path)
+            self._ledger.let_go.add(handle.content())
+            self._number += 1
+            handle.write_at(len(old) // 2, f"<{self.name}.{self._number} {tape.getrandbits(40):x}>".encode())
+            self._ledger.wrote(handle.content(), self.name)
+            self._pause("closes", path)
 
     def _append_slowly(self, tape: random.Random) -> None:
         path = self._file(tape)
         self._pause("opens", path)
-        handle = self._disk.open_to_write(path, create=False)
-        self._ledger.let_go.add(handle.content())
-        for number in range(3):
-            self._pause("appends", path)
-            handle.write_at(len(handle.content()), f"+{self.name}.{number}.{tape.getrandbits(40):x}".encode())
-            self._ledger.seen.add(handle.content())
-        self._ledger.wrote(handle.content(), self.name)
-        handle.close()
+        with self._open(path, create=False) as handle:
+            self._ledger.let_go.add(handle.content())
+            for number in range(3):
+                self._pause("appends", path)
+                handle.write_at(len(handle.content()), f"+{self.name}.{number}.{tape.getrandbits(40):x}".encode())
+                self._ledger.seen.add(handle.content())
+            self._ledger.wrote(handle.content(), self.name)
 
     def _save_by_rename(self, tape: random.Random) -> None:
         """An editor's way: the new file beside the old one, then over it."""

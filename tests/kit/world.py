@@ -199,6 +199,10 @@ def kept_aside(disk: FakeDisk) -> list[bytes]:
     return disk.user.trashed()
 
 
+def _keys(path: Path) -> Path:
+    return tuple(map(name_key, path))
+
+
 def digest_of(content: bytes) -> str:
     cut = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
     return content_hash(map(hash_block, cut)).hex()
@@ -543,15 +547,20 @@ class Client:
         return f"is {status.state}, {status.queued} queued ({status.reason})"
 
     def problems(self) -> list[Path]:
-        """Paths of what cannot be synced, here and (where a node with a problem was moved) in the service."""
+        """Paths of what this client says it cannot sync."""
+        assert self._store is not None
+        return [tuple(path.split("/")) for path, _ in self._store.problems()]
+
+    def pairs(self) -> list[tuple[Path, Path]]:
+        """Where the two sides of the same node are, when that is not the same place: on the disk, in the service."""
         store = self._store
         assert store is not None
-        found = [tuple(path.split("/")) for path, _ in store.problems()]
+        found = []
         for local_id in store.dirty_local():
-            local, pair = store.local(local_id), store.synced_local(local_id)
-            if local is not None and local.problem is not None and pair is not None:
-                path = store.remote_path(pair.id)
-                found += [path] if path else []
+            pair = store.synced_local(local_id)
+            local, remote = store.local_path(local_id), None if pair is None else store.remote_path(pair.id)
+            if local is not None and remote is not None and local != remote:
+                found.append((local, remote))
         return found
 
     def ignores(self) -> Callable[[Path], bool]:
@@ -588,18 +597,18 @@ class Client:
 
         return {path: _shown(node.kind, node.content) for path, node in below(store.local_root, ())}
 
-    def disagreements(self) -> list[str]:
+    def disagreements(self, left_out: Callable[[Path], bool]) -> list[str]:
         """Nodes that the database itself calls different, though the client says that it is in sync."""
         store = self._store
         assert store is not None
         wrong = []
         for remote_id in store.dirty_remote():
-            node = store.remote(remote_id)
-            if node is None or not node.skipped:
+            node, path = store.remote(remote_id), store.remote_path(remote_id)
+            if node is None or not (node.skipped or (path is not None and left_out(path))):
                 wrong.append(f"{self.name}: synced tree: remote node {remote_id} is not settled ({node})")
         for local_id in store.dirty_local():
-            local = store.local(local_id)
-            if local is None or local.problem is None:
+            local, path = store.local(local_id), store.local_path(local_id)
+            if local is None or not (local.problem is not None or (path is not None and left_out(path))):
                 wrong.append(f"{self.name}: synced tree: local node {local_id} is not settled ({local})")
         return wrong
 
@@ -845,11 +854,16 @@ class World:
 
     def _left_out(self) -> Callable[[Path], bool]:
         """What is ignored by the rules of any client, or is a problem somewhere, and all below it."""
-        keys = {tuple(map(name_key, path)) for client in self.clients for path in client.problems()}
+        keys = {_keys(path) for client in self.clients for path in client.problems()}
+        pairs = [(_keys(local), _keys(remote)) for client in self.clients for local, remote in client.pairs()]
+        while more := {
+            other for pair in pairs for one, other in (pair, pair[::-1]) if one in keys and other not in keys
+        }:
+            keys |= more  # what waits for a problem to go away
         ignores = [client.ignores() for client in self.clients]
 
         def left_out(path: Path) -> bool:
-            above = tuple(map(name_key, path))
+            above = _keys(path)
             if any(above[:depth] in keys for depth in range(1, len(above) + 1)):
                 return True
             return any(ignore(path) for ignore in ignores)
@@ -868,7 +882,7 @@ class World:
             wrong += [f"{client.name}: remote tree: {line}" for line in differences(trees, left_out)]
             trees = {"its local tree": client.local_tree(), "its disk": shown_on(client.disk)}
             wrong += [f"{client.name}: local tree: {line}" for line in differences(trees, left_out)]
-            wrong += client.disagreements()
+            wrong += client.disagreements(left_out)
         return wrong
 
     def _lost(self) -> list[str]:
