@@ -123,10 +123,6 @@ class Running:
 
         The database's generation is raised first: a crash before the marker's is no sign of a restored backup.
         """
-        try:
-            fs.lock()
-        except BlockingIOError:
-            raise UsageProblem(reason=f"{self.folder.path} is being synced already by another process.") from None
         remote_root = store.remote_root or self._find_remote_root()
         self._marker = root.Marker(
             folder_id=self.folder.id, service=self.folder.url, user_id=self.folder.user_id, remote_root=remote_root
@@ -134,6 +130,10 @@ class Running:
         there = root.read(fs)
         if there is not None or store.remote_root:
             there = root.check(fs, self._marker)
+        try:
+            fs.lock()
+        except BlockingIOError:
+            raise UsageProblem(reason=f"{self.folder.path} is being synced already by another process.") from None
         self._rescued = fs.recover()
         generation = int(store.fact("generation") or 0)
         if there is not None and store.remote_root and not root.fits(there.generation, generation):
