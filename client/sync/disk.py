@@ -221,6 +221,8 @@ class Disk:
         for node in changes.upserts:
             if self._is_outdated(node):
                 self._look_again(node.parent_id)
+            elif node.parent_id is not None and store.local(node.parent_id) is None:
+                continue  # its folder was outdated and will be found again, with all that is in it
             else:
                 store.put_local(node)
         for node_id in changes.ignored:
