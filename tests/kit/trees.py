@@ -3,7 +3,8 @@
 `MemoryTrees` answers the look-ups of `client.sync.tree.Trees`; its dirty sets are computed, never stored, so that they
 cannot be wrong. `apply` does to the trees what the service and the disk would: each operation checks again what it
 expects to find, the service refuses a taken name key, a circle and a delete of what changed, the disk a taken name, a
-move of a folder into itself and the removal of a folder that is not empty. What is refused changes nothing.
+move of a folder into itself and the removal of a folder that is not empty. What is refused changes nothing. It asserts
+that no operation loses an edit or something that this device never had.
 """
 
 from __future__ import annotations
@@ -194,16 +195,17 @@ def apply_all(trees: MemoryTrees, planned: Iterable[Operation]) -> list[Operatio
     return [operation for operation in planned if not apply(trees, operation)]
 
 
-def apply(trees: MemoryTrees, operation: Operation, *, noted: bool = True) -> bool:
-    """Whether it was done. `noted` False: a crash came before the synced node was written."""
+def apply(trees: MemoryTrees, operation: Operation, *, noted: bool = True, seen: MemoryTrees | None = None) -> bool:
+    """Whether it was done. `noted` False: a crash came before the synced node was written. `seen`: the trees that the
+    plan was made from, where they have changed since."""
     before = dict(trees.pairs)
-    done = _carry_out(trees, operation)
+    done = _carry_out(trees, operation, seen or trees)
     if done and not noted and not isinstance(operation, Record | Forget):
         trees.pairs = {key: pair for key, pair in before.items() if key in trees.pairs}
     return done
 
 
-def _carry_out(trees: MemoryTrees, operation: Operation) -> bool:
+def _carry_out(trees: MemoryTrees, operation: Operation, seen: MemoryTrees) -> bool:
     match operation:
         case MakeRemoteFolder(local, parent_id):
             return _make_remote(trees, local, parent_id, local.name)
@@ -212,11 +214,13 @@ def _carry_out(trees: MemoryTrees, operation: Operation) -> bool:
         case MoveRemote(remote, parent_id, name):
             return _move_remote(trees, remote, parent_id, name)
         case DeleteRemote(remote):
-            return _delete_remote(trees, remote)
+            return _delete_remote(trees, remote, seen)
         case MakeLocalFolder(remote, parent_id):
             return _make_local(trees, remote, parent_id, remote.name)
-        case Download(remote, parent_id, name, replaces):
-            return _download(trees, remote, parent_id, name, replaces)
+        case Download(remote, parent_id, name, None):
+            return _make_local(trees, remote, parent_id, name)
+        case Download(remote, _, _, LocalNode() as replaced):
+            return _replace_local(trees, remote, replaced, seen)
         case MoveLocal(local, parent_id, name, detach):
             return _move_local(trees, local, parent_id, name, detach=detach)
         case DeleteLocal(local):
@@ -245,8 +249,9 @@ def _upload(trees: MemoryTrees, local: LocalNode, parent_id: RemoteId, name: str
         return _make_remote(trees, local, parent_id, name)
     if not _is_there(trees.locals, local) or not _is_there(trees.remotes, base):
         return False
-    stored = trees.put_remote(replace(base, version=base.version + 1, content=local.content))
     pair = trees.pairs[base.id]
+    assert base.content == pair.content, f"{base} would be overwritten with an edit in it"
+    stored = trees.put_remote(replace(base, version=base.version + 1, content=local.content))
     trees.pairs[base.id] = replace(pair, version=stored.version, content=stored.content)
     return True
 
@@ -260,15 +265,18 @@ def _move_remote(trees: MemoryTrees, remote: RemoteNode, parent_id: RemoteId, na
     return True
 
 
-def _delete_remote(trees: MemoryTrees, remote: RemoteNode) -> bool:
+def _delete_remote(trees: MemoryTrees, remote: RemoteNode, seen: MemoryTrees) -> bool:
     if not _is_there(trees.remotes, remote):
         return False
-    for node in trees.remote_below(remote.id):
-        pair = trees.pairs.get(node.id)
+    below = list(seen.remote_below(remote.id))
+    for node in below:
+        pair = seen.pairs.get(node.id)
         assert pair is not None, f"{node} would be deleted, which this device never had"
-        assert pair.local_id not in trees.locals, f"{node} would be deleted, but is on this disk"
+        assert pair.local_id not in seen.locals, f"{node} would be deleted, but is on this disk"
         assert pair.content == node.content, f"{node} would be deleted with an edit in it"
         assert not node.skipped
+    if list(trees.remote_below(remote.id)) != below:
+        return False  # the service refuses when something in it changed
     trees.drop_remote(remote.id)
     return True
 
@@ -281,13 +289,14 @@ def _make_local(trees: MemoryTrees, remote: RemoteNode, parent_id: LocalId, name
     return True
 
 
-def _download(trees: MemoryTrees, remote: RemoteNode, parent_id: LocalId, name: str, old: LocalNode | None) -> bool:
-    if old is None:
-        return _make_local(trees, remote, parent_id, name)
+def _replace_local(trees: MemoryTrees, remote: RemoteNode, old: LocalNode, seen: MemoryTrees) -> bool:
     if not _is_there(trees.remotes, remote) or not _is_there(trees.locals, old):
         return False
+    pair = trees.pairs[remote.id]
+    kept = any(node.content == old.content for node in seen.remotes.values())
+    assert old.content == pair.content or kept, f"{old} would be overwritten with an edit in it"
     trees.put_local(replace(old, content=remote.content))
-    trees.pairs[remote.id] = replace(trees.pairs[remote.id], version=remote.version, content=remote.content)
+    trees.pairs[remote.id] = replace(pair, version=remote.version, content=remote.content)
     return True
 
 
@@ -307,6 +316,9 @@ def _move_local(trees: MemoryTrees, local: LocalNode, parent_id: LocalId, name: 
 def _delete_local(trees: MemoryTrees, local: LocalNode) -> bool:
     if not _is_there(trees.locals, local) or trees.local_children(local.id):
         return False
+    pair = trees.synced_local(local.id)
+    assert pair is not None, f"{local} would be deleted, which the service never had"
+    assert pair.content == local.content, f"{local} would be deleted with an edit in it"
     del trees.locals[local.id]
     return True
 

@@ -29,7 +29,7 @@ from tests.kit.trees import STAMP, MemoryTrees, apply
 NAMING = Naming("Ann on laptop", "2026-11-22")
 KINDS = (ACTIONS, ACTIONS + OBSTACLES, MOVES, (*MOVES, "delete", "create_folder", "edit"), (*MOVES, *OBSTACLES))
 EXAMPLES = 500
-DEEP_EXAMPLES = 20_000  # for each of the checks: 280,000 in all
+DEEP_EXAMPLES = 20_000  # for each of the checks: 300,000 in all
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------------
@@ -72,11 +72,13 @@ def examples(strategy: st.SearchStrategy[Case], check: Callable[[Case], None], c
 
 @dataclass
 class World:
-    """The trees, and what brings them together. `planned` is everything that any round held."""
+    """The trees, and what brings them together. `planned` is everything that any round held, `seen`
+    what the last plan was made from where others change the trees meanwhile."""
 
     trees: MemoryTrees
     random: Random
     planned: list[Operation] = field(default_factory=list)
+    seen: MemoryTrees | None = None
 
     @classmethod
     def of(cls, case: Case) -> World:
@@ -92,7 +94,7 @@ class World:
             self.random.shuffle(planned)
             self.planned += planned
             for operation in planned:
-                apply(self.trees, operation, noted=self.random.random() < noted)
+                apply(self.trees, operation, noted=self.random.random() < noted, seen=self.seen)
                 check_shape(self.trees)
             histories.mark_same_names(self.trees)
         raise AssertionError(f"after {rounds_max} rounds still: {self.plan()}")
@@ -296,6 +298,29 @@ def _files(trees: MemoryTrees) -> int:
     return sum(pair.kind is Kind.FILE for pair in trees.pairs.values())
 
 
+def check_meanwhile(case: Case) -> None:
+    """People go on while their trees are brought together: between the plan and the work, and between rounds."""
+    world = World.of(case)
+    meanwhile = 10
+
+    def plan_round() -> list[Operation]:
+        nonlocal meanwhile
+        planned, world.seen = world.plan(), world.trees.copy()
+        while meanwhile and world.random.random() < 0.6:
+            meanwhile -= 1
+            action = decode(world.random.randbytes(5), ACTIONS)[0]
+            side = world.random.choice([histories.RemoteSide, histories.LocalSide])
+            side(world.trees).play(action)
+            histories.mark_same_names(world.trees)
+        return planned
+
+    world.settle(plan_round=plan_round, noted=0.8)
+    world.seen = None
+    histories.lift_obstacles(world.trees)
+    world.settle()
+    check_equal(world.trees)
+
+
 def check_batches(case: Case) -> None:
     """The planner may see any part of what differs, and be asked for a few operations at a time."""
     world = World.of(case)
@@ -464,6 +489,10 @@ def test_skipped_and_unreadable_nodes_are_left_alone() -> None:
     examples(ANY_CASE, check_leaves_held_nodes_alone, EXAMPLES)
 
 
+def test_changes_may_go_on_meanwhile() -> None:
+    examples(ANY_CASE, check_meanwhile, EXAMPLES)
+
+
 def test_the_trees_in_sqlite_give_the_same_plans() -> None:
     examples(ANY_CASE, check_store, EXAMPLES // 5)
 
@@ -486,6 +515,7 @@ def test_the_trees_in_sqlite_give_the_same_plans() -> None:
         pytest.param(ANY_CASE, check_batches, id="batches"),
         pytest.param(ANY_CASE, check_busy, id="busy"),
         pytest.param(ANY_CASE, check_leaves_held_nodes_alone, id="held"),
+        pytest.param(ANY_CASE, check_meanwhile, id="meanwhile"),
         pytest.param(ANY_CASE, check_store, id="store"),
     ],
 )
