@@ -21,6 +21,7 @@ NAMES: Final = (
         "longpoll",
         "memory",
         "sync",
+        "delta",
     ),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,22 +107,28 @@ class Traffic:
 
 
 class Buffers:
-    """Block-sized buffers that are used again. Never waits: how many are in use is bounded by who runs the jobs."""
+    """Block-sized buffers that are used again while any is in use; an idle client holds none. Never waits: how many are
+    in use is bounded by who runs the jobs. `_lock` guards the rest."""
 
     def __init__(self) -> None:
-        self._free: deque[bytearray] = deque(maxlen=8)
+        self._lock = threading.Lock()
+        self._free: list[bytearray] = []
+        self._used = 0
 
     @contextmanager
     def take(self) -> Iterator[bytearray]:
         """A buffer of BLOCK_BYTES with arbitrary contents."""
-        try:
-            buffer = self._free.pop()
-        except IndexError:
-            buffer = bytearray(BLOCK_BYTES)
+        with self._lock:
+            self._used += 1
+            buffer = self._free.pop() if self._free else bytearray(BLOCK_BYTES)
         try:
             yield buffer
         finally:
-            self._free.append(buffer)
+            with self._lock:
+                self._used -= 1
+                self._free.append(buffer)
+                if not self._used:
+                    self._free.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,10 +48,11 @@ _GAP_BYTES_MIN: Final = 4 * PIECE_BYTES  # a shorter gap before matches in the s
 _ROLL_FIRST: Final = 8 * 1024  # offsets rolled at once: behind an insertion the next match is one piece away
 _ROLL_BYTES: Final = 64 * 1024  # and farther on; more would not fit the processor's nearest caches
 _ROLL_MAX: Final = 128 * 1024  # offsets rolled behind a mismatch before the search turns to probing
+_ROLL_CANDIDATES: Final = 16  # a checksum that is right is nearly always a match, so the first few are enough
 _GRID_BYTES: Final = 256 * 1024
 _GRID_THINNED_MAX: Final = (BLOCK_BYTES // _GRID_BYTES).bit_length() - 1
 _CREDIT_BYTES: Final = 16 * 1024 * 1024  # that may be rolled for nothing; what is found adds to it
-_ROLL_PRICE: Final = 32 * 1024  # the least that one rolling costs: its fixed part takes as long as 32 KiB
+_ROLL_PRICE: Final = 16 * 1024  # the least that one rolling costs: its fixed part takes longer than the bytes
 _COPY_BYTES_MIN: Final = 64  # naming a copy takes some ten bytes
 _TABLE_BITS: Final = range(12, 23)  # sixteen places for each checksum, at most 4 MiB
 
@@ -220,8 +221,11 @@ class Base:
         at = np.minimum(np.searchsorted(self._strong_sorted, strong), len(self._strong_sorted) - 1)
         return np.where(self._strong_sorted[at] == strong, self._piece_of[at].astype(np.int64), np.int64(-1))
 
-    def candidates(self, rows: npt.NDArray[np.uint8]) -> list[tuple[int, int]]:
-        """(row, offset) in order where a piece's length of bytes has the checksum of some piece. `rows` is 2D."""
+    def candidates(self, rows: npt.NDArray[np.uint8], most: int | None = None) -> list[tuple[int, int]]:
+        """(row, offset) in order where a piece's length of bytes has the checksum of some piece. `rows` is 2D.
+
+        At least the first `most` of them, where that is given.
+        """
         found: list[tuple[int, int]] = []
         for phase in range(4):
             words = rows.shape[1] - phase >> 2
@@ -236,7 +240,7 @@ class Base:
             if len(row_at):
                 named = rolls[row_at, word_at]
                 at = np.minimum(np.searchsorted(self._rolls, named), len(self._rolls) - 1)
-                right = self._rolls[at] == named
+                right = np.flatnonzero(self._rolls[at] == named)[:most]
                 found.extend(zip(row_at[right].tolist(), (word_at[right] * 4 + phase).tolist(), strict=True))
         return sorted(found)
 
@@ -271,7 +275,7 @@ class Search:
         at = max(0, start - (start - self._shift) % PIECE_BYTES)
         while at < stop:
             copies, gap_start, gap_stop = self._follow(at, stop)
-            hit = self._search(max(gap_start, done), gap_stop)
+            hit = self._search(max(gap_start, done), gap_stop, open_end=gap_stop == stop)
             if hit is not None:
                 floor = copies[-1].offset + copies[-1].size if copies else done
                 copies.append(self._extend_back(*hit, floor))
@@ -342,8 +346,11 @@ class Search:
                 size += base.tail_bytes
         return Copy(offset, (base.first_piece + piece) * PIECE_BYTES, size)
 
-    def _search(self, start: int, stop: int) -> tuple[int, int] | None:
-        """(offset, piece) of the first match found from `start` on: at every offset at first, then on the grid."""
+    def _search(self, start: int, stop: int, *, open_end: bool) -> tuple[int, int] | None:
+        """(offset, piece) of the first match found from `start` on: at every offset at first, then on the grid.
+
+        `open_end`: it is not known that the present alignment goes on at `stop`.
+        """
         at, width = start, _ROLL_FIRST
         while at < min(stop, start + _ROLL_MAX) and self._credit > 0:
             width = min(width, stop - at)
@@ -356,13 +363,13 @@ class Search:
                     return offset, piece
         # What follows the last place of the grid may go on to the end.
         last = max(at, stop - 2 * PIECE_BYTES)
-        return self._roll(last, stop - last) if last < stop else None
+        return self._roll(last, stop - last) if open_end and last < stop else None
 
     def _roll(self, at: int, width: int) -> tuple[int, int] | None:
         """(offset, piece) of the first match that begins in [at, at + width)."""
         self._credit -= max(width, _ROLL_PRICE)
         data = np.frombuffer(self._read(at, min(width + PIECE_BYTES - 1, self._size - at)), np.uint8)
-        for _, offset in self._base.candidates(data[np.newaxis]):
+        for _, offset in self._base.candidates(data[np.newaxis], _ROLL_CANDIDATES):
             if (piece := self._confirm(at + offset)) >= 0:
                 return at + offset, piece
         return None
