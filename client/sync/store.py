@@ -18,7 +18,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,8 @@ _INT64_MAX: Final = (1 << 63) - 1
 UNWRITTEN_NS: Final = 60 * 10**9  # how long a kernel may keep written bytes in memory only, doubled
 _DIGEST_BYTES: Final = 32
 _IDS_AT_ONCE: Final = 1000
+
+_NEW_ROOT: Final = LocalNode(LOCAL_ROOT, None, "", Kind.FOLDER, Stamp(0, 0, 0, 0, 0))  # until it is looked at
 
 _database: Final = peewee.DatabaseProxy()
 
@@ -322,6 +324,9 @@ class Store:
             "SELECT max((SELECT coalesce(max(id), 1) FROM local), (SELECT coalesce(max(local_id), 1) FROM synced))"
         ).fetchone()
         self._last_local_id = int(last_id)
+        if self.local(self.local_root) is None:
+            with self.transaction():
+                self.put_local(_NEW_ROOT)
 
     def _open(self) -> None:
         self._database.connect()
@@ -535,8 +540,8 @@ class Store:
             self.remote_root = root
             self.set_fact("remote_root", str(root))
             self.put_remote(RemoteNode(root, None, "", Kind.FOLDER))
-            if self.local(self.local_root) is None:
-                self.put_local(LocalNode(self.local_root, None, "", Kind.FOLDER, root_stamp))
+            if self.local(self.local_root) == _NEW_ROOT:
+                self.put_local(replace(_NEW_ROOT, stamp=root_stamp))
             self.put_synced(SyncedNode(root, self.local_root, None, "", Kind.FOLDER))
 
     def put_remote(self, node: RemoteNode) -> None:
