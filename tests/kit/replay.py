@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 
 from tests.kit.scheduler import Event
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", help="run these instead of the seed's own")
     parser.add_argument("--workload", type=int, help="the seed of the steps where it is another one")
     parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--digest", action="store_true")
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--once", action="store_true", help="do not run each history twice")
     options = parser.parse_args()
@@ -94,6 +96,9 @@ def main() -> None:
     if options.shrink and outcome.wrong:
         workload = _shrunk(workload, options.first, kind_of(outcome.wrong[0]))
         outcome = play(workload, options.first)
+    if options.digest:
+        print(f"{zlib.crc32(repr(outcome.trace).encode()):08x}")
+        return
     if options.trace:
         for at, task, what, about in outcome.trace:
             print(f"{at:10.3f} {task:14} {what}{'' if about is None else f'  {about!r:.150}'}")

@@ -56,6 +56,7 @@ SETTLE_S: Final = 3 * 3600.0  # of virtual time, after the last fault: more than
 QUIET_S: Final = 400.0  # nothing may happen any more in this time: longer than a long poll and a retry
 RESCAN_S: Final = 1800.0
 STEPS_MAX: Final = 100_000
+DELETES_MANY: Final = 50
 GRACE_S: Final = 30.0
 SNAPSHOTS_KEPT: Final = 12
 
@@ -327,6 +328,7 @@ class Climate:
     weather: dict[str, float]
     loose: float
     page_max: int
+    deletes_max: int
 
     @classmethod
     def draw(cls, tape: random.Random, *, faults: bool) -> Climate:
@@ -334,7 +336,12 @@ class Climate:
         names = ("lost_request", "late_request", "lost_answer", "twice", "busy")
         weather = {name: rough * tape.choice((0, 1)) for name in names}
         weather["slow"] = tape.choice((0.0, 0.1, 0.5))
-        return cls(weather, tape.choice((0.0, 0.5, 1.0)), tape.choice((2000, 2000, 3, 1)))
+        return cls(
+            weather,
+            tape.choice((0.0, 0.5, 1.0)),
+            tape.choice((2000, 2000, 3, 1)),
+            tape.choice((DELETES_MANY, DELETES_MANY, 1)),
+        )
 
 
 # --- judging ----------------------------------------------------------------------------------------------------
@@ -401,6 +408,7 @@ class Client:
         self.weather = Weather(**world.climate.weather)
         self.disk_errors = 0.0
         self.deaf = False
+        self.allows_deletes = False
         self.database = world.folder / f"{self.name}.db"
         self.database.write_bytes(empty_database())
         self.snapshots: list[bytes] | None = [] if world.needs("power_cut") else None
@@ -500,7 +508,9 @@ class Client:
             workers=workers,
             clock=clock,
             random=tape,
-            settings=Settings(who=f"P{self.index}"),
+            settings=Settings(
+                who=f"P{self.index}", allow_deletes=self.allows_deletes, deletes_max=world.climate.deletes_max
+            ),
             feed=feed,
             disk=disk,
             remote=remote,
@@ -537,8 +547,18 @@ class Client:
 
     # --- what it says of itself ---------------------------------------------------------------------------------
 
-    def is_in_sync(self) -> bool:
-        return self.engine is not None and self.engine.status().state is State.IN_SYNC
+    def is_done(self) -> bool:
+        """In sync, but for what it says it cannot do."""
+        if self.engine is None:
+            return False
+        state = self.engine.status().state
+        return state is State.IN_SYNC or (state is State.BLOCKED and bool(self._in_the_way()))
+
+    def _in_the_way(self) -> list[Path]:
+        """Where something that is not synced stands in the way of what is."""
+        assert self.engine is not None
+        stuck = self.engine._stuck.values()
+        return [tuple(path.split("/")) for one, path in stuck if one.code == "in_the_way"]
 
     def state(self) -> str:
         if self.engine is None:
@@ -549,7 +569,7 @@ class Client:
     def problems(self) -> list[Path]:
         """Paths of what this client says it cannot sync."""
         assert self._store is not None
-        return [tuple(path.split("/")) for path, _ in self._store.problems()]
+        return [*(tuple(path.split("/")) for path, _ in self._store.problems()), *self._in_the_way()]
 
     def pairs(self) -> list[tuple[Path, Path]]:
         """Where the two sides of the same node are, when that is not the same place: on the disk, in the service."""
@@ -747,11 +767,14 @@ class World:
             client.disk_errors = 0.0
             client.disk.capacity = 1 << 40
             client.hear()
+            if self.climate.deletes_max < DELETES_MANY:
+                client.allows_deletes = True  # the person says yes to whatever the client has asked
+                client.kill()
             if not client.is_up:
                 client.start()
 
     def _is_settled(self) -> bool:
-        return all(client.is_in_sync() for client in self.clients) and not self._unequal()
+        return all(client.is_done() for client in self.clients) and not self._unequal()
 
     def _stays_quiet(self) -> list[str]:
         """Once settled, nothing changes any more."""
