@@ -1,0 +1,336 @@
+"""The control loop with everything around it in memory: what it waits for, what it tells, what it never does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from client.errors import Refused, Unreachable
+from client.fs.fake import FakeDisk, FakeFileSystem
+from client.sync.contents import Tools
+from client.sync.disk import Disk
+from client.sync.engine import Engine, Settings, State
+from client.sync.feed import Feed
+from client.sync.jobs import OneByOne
+from client.sync.limits import RateLimit
+from client.sync.local import DirtyFolder
+from client.sync.remote import RemoteSide
+from client.sync.selection import Selection
+from client.sync.store import Reader, Store
+from client.sync.transfer import Transfers
+from client.sync.workers import Result, run
+from tests.kit.sim_service import SimConnection, SimService, sim_api
+
+
+class ManualClock:
+    """Time passes only when nothing is left to do."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> float:
+        return 1_790_000_000.0 + self.at
+
+
+class InOrder:
+    """Jobs are done one after the other when the control thread waits; when there is none time goes on to the deadline.
+
+    `kept` takes the jobs for which it says True: they never end.
+    """
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._jobs: deque[tuple[Callable[[], Any], Callable[[Result[Any]], None]]] = deque()
+        self.done = 0
+
+    def submit(self, job: Callable[[], Any], done: Callable[[Result[Any]], None]) -> None:
+        self._jobs.append((job, done))
+
+    def next_event(self, deadline: float | None) -> bool:
+        if self._jobs:
+            job, done = self._jobs.popleft()
+            self.done += 1
+            done(run(job))
+            return True
+        if deadline is not None:
+            self._clock.at = max(self._clock.at, deadline)
+        return False
+
+
+class Troubled:
+    """An API some of whose calls fail: `fails` maps a method's name to what it raises."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.fails: dict[str, Exception] = {}
+        self.after: dict[str, Callable[[], None]] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._api, name)
+        if not callable(real):
+            return real
+
+        def call(*args: Any, **more: Any) -> Any:
+            self.calls.append(name)
+            if name in self.fails:
+                raise self.fails[name]
+            answer = real(*args, **more)
+            if name in self.after:
+                self.after.pop(name)()
+            return answer
+
+        return call
+
+
+class Rig:
+    """One client and its service."""
+
+    def __init__(self, *, allow_deletes: bool = False, service: SimService | None = None) -> None:
+        self.clock = ManualClock()
+        self.service = service or SimService()
+        self.others = sim_api(SimConnection(self.service, 99))  # somebody else, who is never troubled
+        self.api = Troubled(sim_api(SimConnection(self.service, 1)))
+        self.disk = FakeDisk(self.clock)
+        self.fs = FakeFileSystem(self.disk)
+        self.fs.write_marker(b"{}")
+        self.store = Store(None)
+        self.workers = InOrder(self.clock)
+        self.tape = random.Random(1)
+        self.conflicts: list[tuple[str, str]] = []
+        reader = Reader(self.store)
+        remote = RemoteSide(self.store, Selection(), 1)
+        self.feed = Feed(remote, self.api, self.workers, self.clock, self.tape, "/", False, lambda: None)  # type: ignore[arg-type]
+        self.local = Disk(
+            *(self.fs, self.store, reader, self.workers, self.clock, self.tape, Selection(), set()),  # type: ignore[arg-type]
+            on_change=lambda: None,
+            pause=self.pause,
+        )
+        tools = Tools(
+            fs=self.fs,
+            service=self.api,  # type: ignore[arg-type]
+            known=reader,
+            parallel=OneByOne(),
+            up=RateLimit(None, self.clock, self.pause),
+            down=RateLimit(None, self.clock, self.pause),
+            pause=self.pause,
+            new_key=lambda: f"{self.tape.getrandbits(64):x}",
+        )
+        self.engine = Engine(
+            store=self.store,
+            reader=reader,
+            fs=self.fs,
+            service=self.api,  # type: ignore[arg-type]
+            carrier=Transfers(tools, self.clock),
+            workers=self.workers,
+            clock=self.clock,
+            random=self.tape,
+            settings=Settings(who="Ann", allow_deletes=allow_deletes),
+            feed=self.feed,
+            disk=self.local,
+            remote=remote,
+            on_conflict=lambda path, copy: self.conflicts.append((path, copy)),
+        )
+
+    def pause(self, seconds: float) -> None:
+        self.clock.at += seconds
+
+    def look(self) -> None:
+        """Somebody changed something on one of the sides."""
+        self.local.want([DirtyFolder((), recursive=True)])
+        self.feed.want()
+        self.engine._note_change()
+
+    def run(self, until: Callable[[], bool] | None = None, *, steps: int = 3000) -> None:
+        """Until both sides agree (or `until`)."""
+        until = until or self.engine.is_settled
+        for _ in range(steps):
+            self.engine.step(self.clock.at + 1.0)
+            if until():
+                return
+        raise AssertionError(f"not after {steps} steps: {self.engine.status()}")
+
+    def settle(self) -> None:
+        self.look()
+        self.run()
+
+    def write(self, name: str, data: bytes) -> None:
+        self.disk.user.write_in_place(tuple(name.split("/")), data)
+
+    def upload(self, path: str, data: bytes) -> None:
+        """Somebody else stores a file."""
+        rig = Rig(service=self.service)
+        rig.run()
+        rig.write(path.strip("/"), data)
+        rig.settle()
+
+    def files(self) -> dict[str, bytes]:
+        return {"/".join(path): data for path, data in self.disk.user.files().items()}
+
+    def remote(self) -> set[str]:
+        return set(self.service.tree())
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_both_sides_agree_after_changes_on_each(rig: Rig) -> None:
+    rig.write("mine", b"mine")
+    rig.upload("theirs", b"theirs")
+    rig.run()
+    assert rig.files() == {"mine": b"mine", "theirs": b"theirs"}
+    assert {path.strip("/") for path in rig.remote()} >= {"mine", "theirs"}
+    assert rig.engine.status().state is State.IN_SYNC
+    assert rig.engine.status().queued == 0
+
+
+def test_nothing_is_done_twice_when_nothing_changes(rig: Rig) -> None:
+    rig.write("mine", b"mine")
+    rig.run()
+    rig.api.calls.clear()
+    rig.settle()
+    assert set(rig.api.calls) <= {"changes"}
+
+
+def test_two_edits_make_a_copy_that_is_told(rig: Rig) -> None:
+    rig.write("a.txt", b"first")
+    rig.run()
+    rig.upload("a.txt", b"theirs")
+    rig.write("a.txt", b"mine, later")
+    rig.settle()
+    ((path, copy),) = rig.conflicts
+    assert path == "a.txt"
+    assert rig.files() == {"a.txt": b"theirs", copy: b"mine, later"}
+    assert rig.engine.status().conflicts == 1
+    rig.disk.user.delete((copy,))
+    rig.settle()
+    assert rig.engine.status().conflicts == 0, "a copy that was removed is none any more"
+
+
+def test_a_full_account_is_told_tried_again_and_stops_nothing_else(rig: Rig) -> None:
+    rig.run()
+    error = {"code": "quota_exceeded", "message": "There is not enough space left in this account."}
+    rig.api.fails["commit"] = rig.api.fails["announce"] = Refused(507, error)
+    rig.write("mine", b"mine")
+    rig.upload("theirs", b"theirs")
+    rig.look()
+    rig.run(lambda: rig.engine.status().state is State.BLOCKED)
+    assert rig.engine.status().reason == error["message"]
+    assert rig.files()["theirs"] == b"theirs"
+    assert not rig.engine.is_settled()
+    rig.api.fails.clear()
+    rig.run()
+    assert rig.engine.status().state is State.IN_SYNC
+
+
+def test_a_service_that_is_away_is_offline_until_it_is_back(rig: Rig) -> None:
+    rig.run()
+    for call in ("changes", "commit", "announce", "put_batch"):
+        rig.api.fails[call] = Unreachable(url="u", reason="nobody listens there")
+    rig.write("mine", b"mine")
+    rig.look()
+    rig.run(lambda: rig.engine.status().state is State.OFFLINE)
+    assert "cannot be reached" in (rig.engine.status().reason or "")
+    rig.api.calls.clear()
+    before = rig.clock.at
+    rig.run(lambda: rig.clock.at > before + 600)
+    assert len(rig.api.calls) < 60, "it asks ever more seldom"
+    rig.api.fails.clear()
+    rig.run()
+
+
+def test_an_upload_whose_answer_was_lost_is_no_conflict_with_the_next_edit(rig: Rig) -> None:
+    rig.write("a.txt", b"first")
+    rig.run()
+    rig.write("a.txt", b"second")
+
+    def lose() -> None:
+        rig.write("a.txt", b"third")
+        raise Unreachable(url="u", reason="the connection broke")
+
+    rig.api.after["commit"] = lose
+    rig.settle()
+    assert rig.files() == {"a.txt": b"third"}
+    assert rig.conflicts == []
+
+
+def test_many_deletes_wait_for_a_yes(rig: Rig) -> None:
+    for number in range(60):
+        rig.write(f"f{number}", b"%d" % number)
+    rig.run()
+    for number in range(60):
+        rig.disk.user.delete((f"f{number}",))
+    rig.look()
+    rig.run(rig.engine.is_waiting)
+    assert rig.engine.status().state is State.BLOCKED
+    assert "60 of 60 files" in (rig.engine.status().reason or "")
+    assert len(rig.service.tree()) >= 60
+    rig.engine._deletes_allowed = True
+    rig.engine._note_change()
+    rig.run()
+    assert rig.files() == {}
+
+
+def test_fifty_deletes_or_a_small_share_pass(rig: Rig) -> None:
+    for number in range(150):
+        rig.write(f"f{number}", b"%d" % number)
+    rig.run()
+    for number in range(70):
+        rig.disk.user.delete((f"f{number}",))
+    rig.settle()
+    assert len(rig.files()) == 80
+
+
+def test_a_root_that_is_not_ours_any_more_deletes_nothing(rig: Rig) -> None:
+    rig.write("a", b"one")
+    rig.run()
+    rig.disk.user.delete(("a",))
+    rig.local.check_root = lambda: "The synced folder is not there."
+    rig.look()
+    rig.run(lambda: rig.engine.status().state is State.BLOCKED)
+    assert rig.engine.status().reason == "The synced folder is not there."
+    assert any(path.strip("/") == "a" for path in rig.remote())
+    rig.local.check_root = lambda: None
+    rig.run()
+    assert not any(path.strip("/") == "a" for path in rig.remote())
+
+
+def test_a_link_in_the_way_of_a_file_makes_way(rig: Rig) -> None:
+    rig.run()
+    rig.disk.user.symlink(("a.txt",))
+    rig.upload("a.txt", b"theirs")
+    rig.settle()
+    assert rig.files()["a.txt"] == b"theirs"
+    assert [path for path, _ in rig.conflicts] == ["a.txt"]
+
+
+def test_a_new_ignore_rule_forgets_and_deletes_nothing(rig: Rig) -> None:
+    rig.engine.load_rules = lambda: Selection("*.log\n")
+    rig.write("a.log", b"log")
+    rig.run()
+    rig.write(".holdfastignore", b"*.log\n")
+    rig.settle()
+    assert rig.files()["a.log"] == b"log"
+    assert any(path.strip("/") == "a.log" for path in rig.remote())
+    rig.disk.user.delete(("a.log",))
+    rig.settle()
+    assert any(path.strip("/") == "a.log" for path in rig.remote())
+
+
+def test_a_plan_of_many_files_is_not_slow(rig: Rig) -> None:
+    for number in range(1500):
+        rig.write(f"d{number % 10}/f{number}", b"%d" % number) if number >= 10 else rig.disk.user.mkdir((f"d{number}",))
+    began = time.monotonic()
+    rig.run(steps=20_000)
+    assert len(rig.files()) == 1490
+    assert time.monotonic() - began < 60
