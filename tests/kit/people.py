@@ -19,7 +19,7 @@ from client.api import Api
 from client.errors import ClientError
 from client.fs.base import FileKind, Path
 from coordinator.protocol import types
-from coordinator.protocol.hashing import hash_block
+from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.sim_service import Node, SimService
 from tests.kit.workload import FOLDERS, NAMES, Step, new_content
 
@@ -208,6 +208,34 @@ class Person:
                 self._ledger.seen.add(handle.content())
             self._ledger.wrote(handle.content(), self.name)
 
+    def _create_large(self, tape: random.Random) -> None:
+        path = self._place(tape)
+        size = tape.choice((1_200_000, BLOCK_BYTES + 5000, 2 * BLOCK_BYTES + 70_000))
+        if self._disk.look_at(path) is None:
+            self._write(path, tape.randbytes(size), create=True)
+
+    def _insert(self, tape: random.Random) -> None:
+        """A few bytes somewhere in front of the rest, which shifts."""
+        path = self._file(tape)
+        there = self._disk.look_at(path)
+        assert there is not None
+        assert there.content is not None
+        at = int(len(there.content) * tape.random())
+        temporary = (*path[:-1], f"{path[-1]}~")
+        new = f"<{self.name} {tape.getrandbits(40):x}>".encode()
+        self._write(temporary, there.content[:at] + new + there.content[at:], create=True)
+        self._rename_path(temporary, path)
+
+    def _overwrite(self, tape: random.Random) -> None:
+        """Some hundred bytes in place."""
+        path = self._file(tape)
+        with self._open(path, create=False) as handle:
+            self._pause("overwrites", path)
+            self._ledger.let_go.add(handle.content())
+            handle.write_at(int(len(handle.content()) * tape.random()), tape.randbytes(300))
+            self._ledger.wrote(handle.content(), self.name)
+            self._pause("closes", path)
+
     def _save_by_rename(self, tape: random.Random) -> None:
         """An editor's way: the new file beside the old one, then over it."""
         path = self._file(tape)
@@ -384,13 +412,12 @@ class WebPerson:
         return "/" if node is None else self._service.path_of(node) + "/"
 
     def _store(self, path: str, content: bytes, base: int) -> None:
-        block = hash_block(content)
-        if content:
-            self._api.put_batch(path, [(block, content)])
+        blocks = [content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES)]
+        for block in blocks:
+            self._api.put_block(path, hash_block(block).hex(), block)
         self._number += 1
-        entry = types.CommitEntry(
-            path=path, size=len(content), blocks=[block.hex()] if content else [], base_version=base
-        )
+        hashes = [hash_block(block).hex() for block in blocks]
+        entry = types.CommitEntry(path=path, size=len(content), blocks=hashes, base_version=base)
         [result] = self._api.commit([entry], f"web-{self._number}")
         if result.metadata is not None:
             self._ledger.wrote(content, "web")

@@ -67,6 +67,9 @@ ALL_WORK: Final[Weights] = {
     kind: max(table.get(kind, 0) for table in (EDITS, FOLDER_WORK, NAME_WORK))
     for kind in sorted({*EDITS, *FOLDER_WORK, *NAME_WORK})
 }
+# Files of several blocks, of which parts travel as deltas and ahead of their versions. Costs a second, so it is rare.
+LARGE_WORK: Final[Weights] = {"create_large": 3, "insert": 4, "overwrite": 3, "delete": 1, "rename": 1, "copy": 1}
+LARGE_SHARE: Final = 0.02
 TABLES: Final = (EDITS, FOLDER_WORK, NAME_WORK, ALL_WORK)
 
 WEB_WORK: Final[Weights] = {"create": 3, "edit": 4, "move": 3, "delete": 2, "make_folder": 2, "restore": 1}
@@ -120,6 +123,8 @@ def draw_workload(seed: int, *, faults: bool = True, steps_max: int = 24) -> Wor
     tape = random.Random(f"workload {seed}")
     clients = tape.choice((2, 2, 2, 3))
     table = tape.choice(TABLES)
+    if tape.random() < LARGE_SHARE:
+        table, steps_max = LARGE_WORK, min(steps_max, 8)
     pace = tape.choice((0.02, 0.3, 3.0))  # in seconds: all at once, or with time to sync in between
     web = tape.random() < 0.5
     steps: list[Step] = []

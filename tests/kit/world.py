@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path as RealPath
 from typing import Any, Final
 
@@ -204,6 +205,7 @@ def _keys(path: Path) -> Path:
     return tuple(map(name_key, path))
 
 
+@lru_cache(maxsize=1000)
 def digest_of(content: bytes) -> str:
     cut = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
     return content_hash(map(hash_block, cut)).hex()
