@@ -70,6 +70,8 @@ IN_USE_S: Final = 0.5
 IN_USE_MAX_S: Final = 60.0
 STUCK_FIRST_S: Final = 5.0
 STUCK_MAX_S: Final = 300.0
+PASS_FREE_S: Final = 0.02
+PAUSE_MAX_S: Final = 1.0
 DELETES_WINDOW_S: Final = 60.0
 
 
@@ -194,6 +196,8 @@ class Engine:
     _stuck: dict[tuple[str, int], tuple[Stuck, str]] = field(default_factory=dict)
     _pass: Iterator[Operation] | None = None
     _pass_found: bool = False
+    _pass_took_s: float = 0.0
+    _not_before: float = 0.0  # of the next pass
     _changed: bool = True
     _settled: bool = False
     _doubtful: set[LocalId] = field(default_factory=set)
@@ -325,7 +329,10 @@ class Engine:
             return timer
         if self._doubtful:
             self._resolve_sent()
-        self._pull()
+        if self._pass is None and self._changed and self.clock.monotonic() < self._not_before:
+            timer = self._not_before if timer is None else min(timer, self._not_before)
+        else:
+            self._pull()
         self._start()
         self._settled = (
             self._pass is None
@@ -350,10 +357,12 @@ class Engine:
 
     def _pull(self) -> None:
         """Take operations from the plan while there is room."""
+        began = self.clock.monotonic()
         if self._pass is None:
             if not self._changed:
                 return
             self._changed = self._pass_found = False
+            self._pass_took_s = 0.0
             self._check_deletes()
             busy = Busy(self._busy_remote, self._busy_local)
             self._pass = operations(self.store, self._naming(), busy)
@@ -373,8 +382,12 @@ class Engine:
                     self._busy_remote |= nodes.remote
                     self._busy_local |= nodes.local
                     planned.append(operation)
-        if self._pass is None and self._pass_found:
-            self._changed = True  # what was done may allow more
+        now = self.clock.monotonic()
+        self._pass_took_s += now - began
+        if self._pass is None:
+            # A pass looks at all that differs: with very much of that, one for every finished operation is too many.
+            self._not_before = now + min(PAUSE_MAX_S, 2 * self._pass_took_s - 2 * PASS_FREE_S)
+            self._changed |= self._pass_found  # what was done may allow more
         for operation in planned:
             self._queue(operation)
 
