@@ -52,7 +52,8 @@ class Workers(Protocol):
 
 
 class ThreadWorkers:
-    """Threads are started when they are needed and stay; `_idle` counts those that wait for work."""
+    """Threads are started when they are needed and stay. Every submitted job is either promised to a thread of its own,
+    new or idle, or counted in `_backlog` for whoever ends next: so none waits behind a job that may never end."""
 
     def __init__(self, clock: Clock | None = None, threads_max: int = THREADS_MAX) -> None:
         self._clock = clock or SystemClock()
@@ -60,26 +61,32 @@ class ThreadWorkers:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Result[Any]], None]]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._idle = 0
+        self._idle = 0  # threads that wait and have no job promised
+        self._backlog = 0  # jobs that are promised to nobody, since there are `threads_max` threads at work
         self._threads = 0
 
     def submit(self, job: Callable[[], T], done: Callable[[Result[T]], None]) -> None:
         self._jobs.put((job, done))
         with self._lock:
-            if self._idle >= self._jobs.qsize() or self._threads >= self._threads_max:
+            if self._idle:
+                self._idle -= 1
+                return
+            if self._threads == self._threads_max:
+                self._backlog += 1
                 return
             self._threads += 1
         threading.Thread(target=self._work, name=f"sync-{self._threads}", daemon=True).start()
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             job, done = self._jobs.get()
-            with self._lock:
-                self._idle -= 1
             self._finish(done, run(job))
             del job, done  # what they hold must not live until the next one comes
+            with self._lock:
+                if self._backlog:
+                    self._backlog -= 1
+                else:
+                    self._idle += 1
 
     def _finish(self, done: Callable[[Result[T]], None], result: Result[T]) -> None:
         self._events.put(lambda: done(result))
