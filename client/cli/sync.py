@@ -17,7 +17,7 @@ from client.errors import ClientError, ExitCode, LocalTrouble, UsageProblem
 from client.naming import remote_path
 from client.retry import RetryPolicy
 from client.state import load_account
-from client.sync.folders import StatusFile, register
+from client.sync.folders import ProblemLine, StatusFile, register
 
 # The engine shows what is wrong and tries again by itself, so a single call need not be patient.
 _RETRY = RetryPolicy(refused_at_first_s=1.0, refused_later_s=2.0, broken_s=10.0, busy_s=3.0)
@@ -90,11 +90,12 @@ def _existing(folder: Path) -> Path:
 
 
 class _Shown:
-    """What a person at the terminal sees: a line for each change of state, one for each conflict."""
+    """What a person at the terminal sees: a line for each change of state, conflict and problem."""
 
     def __init__(self, *, live: bool) -> None:
         self._live = live
         self._line = ""
+        self._told: set[ProblemLine] = set()
 
     def conflict(self, path: str, copy: str) -> None:
         self._write(
@@ -102,6 +103,11 @@ class _Shown:
         )
 
     def status(self, status: StatusFile) -> None:
+        for problem in status.problems:
+            if problem not in self._told:
+                self._told.add(problem)
+                about = f"{plain(problem.path)}: " if problem.path else ""
+                self._write(f"{about}{plain(problem.reason)}", stays=True)
         match status.state:
             case "in_sync":
                 self._write("In sync.")

@@ -257,7 +257,8 @@ class Disk:
         for path in changes.listed:
             self.store.drop_problems_in(shown(path), SOURCE)
         for problem in changes.problems:
-            self.store.set_problem(shown(problem.path), problem.reason, SOURCE)
+            reason = f"{problem.reason}; here it is synced" if problem.warning else problem.reason
+            self.store.set_problem(shown(problem.path), reason, SOURCE)
 
     # --- reads --------------------------------------------------------------------------------------------------
 
