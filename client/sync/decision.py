@@ -197,7 +197,7 @@ class Decider:
                 return None
             match node:
                 case Node(SyncedNode() as pair, RemoteNode(skipped=False) as found, None):
-                    if found.content != pair.content or self.merge.moved_remotely(pair, found):
+                    if self.merge.stored_remotely(pair, found) or self.merge.moved_remotely(pair, found):
                         return self._forget(synced, remote, None)
                     below.extend(self.trees.remote_children(found.id))
                 case Node(SyncedNode() as pair, RemoteNode(skipped=False) as found, LocalNode()):

@@ -99,6 +99,10 @@ class Merge:
             return remote.name
         return local.name if self._renamed_locally(synced, local) else synced.name
 
+    def stored_remotely(self, synced: SyncedNode, remote: RemoteNode) -> bool:
+        """Whether somebody has stored the file anew, be it with the same content: he wants it to be there."""
+        return remote.content != synced.content or (remote.kind is Kind.FILE and remote.version != synced.version)
+
     def moved_remotely(self, synced: SyncedNode, remote: RemoteNode) -> bool:
         return remote.parent_id != synced.parent_id or self._renamed_remotely(synced, remote)
 
@@ -119,7 +123,7 @@ class Merge:
     def kept_remotely(self, synced: SyncedNode, remote: RemoteNode) -> bool:
         """Whether a node that is gone from the disk was changed on the service, itself or with a folder around it that
         is gone as well."""
-        if remote.content != synced.content:
+        if self.stored_remotely(synced, remote):
             return True
         while not self.moved_remotely(synced, remote):
             above = self.of_remote(remote.parent_id) if remote.parent_id is not None else None

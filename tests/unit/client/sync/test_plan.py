@@ -101,6 +101,17 @@ def test_a_remote_edit_beats_a_local_delete() -> None:
     assert scene.tree() == {"d": None, "d/a.txt": "z"}
 
 
+def test_what_was_stored_again_remotely_with_the_same_content_is_not_deleted_with_what_went_here() -> None:
+    """Deleted there, put back there: the service revives the file's id, and this disk may have followed the delete."""
+    scene = Scene("d/", "d/a.txt=x", "b.txt=y")
+    scene.remote.edit("d/a.txt", "x")
+    scene.remote.edit("b.txt", "y")
+    scene.local.delete("d")
+    scene.local.delete("b.txt")
+    scene.settle()
+    assert scene.tree() == {"d": None, "d/a.txt": "x", "b.txt": "y"}
+
+
 def test_deleted_on_both_sides_is_forgotten() -> None:
     scene = Scene("a.txt=x")
     scene.remote.delete("a.txt")
