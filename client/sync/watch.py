@@ -229,6 +229,8 @@ class Watcher:
         except WatchLimit:
             self._limited()
             raise
+        except OSError as error:  # the thread goes on: the other folders are watched all the same
+            self._poll(f"A folder of this disk cannot be watched ({error.strerror})")
         finally:
             os.close(folder)
 

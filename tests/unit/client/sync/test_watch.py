@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -74,6 +75,20 @@ def test_a_program_that_keeps_writing_is_told_without_closing(watcher: Watcher, 
         told(watcher, ("d2",))
         file.write(b"line")
         told(watcher, ("d2",))
+
+
+def test_a_folder_that_cannot_be_watched_ends_nothing_and_is_said_so(
+    watcher: Watcher, tmp_path: RootPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Inotify, folder: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Inotify, "add", refuse)
+    (tmp_path / "new").mkdir()
+    told(watcher, ("new",))
+    (tmp_path / "d2/file").write_bytes(b"x")
+    told(watcher, ("d2",))
+    assert watcher.limitation is not None
 
 
 def test_a_new_folder_is_told_with_all_in_it_and_then_watched(watcher: Watcher, tmp_path: RootPath) -> None:
