@@ -556,6 +556,14 @@ class Client:
         state = self.engine.status().state
         return state is State.IN_SYNC or (state is State.BLOCKED and bool(self._in_the_way()))
 
+    def asks(self) -> bool:
+        """Whether it waits for a yes to many deletes."""
+        return self.engine is not None and self.engine._deletes_held is not None and self.engine._is_quiet()
+
+    def has_unread(self) -> bool:
+        assert self._store is not None
+        return any("cannot be read" in reason for _, reason in self._store.problems())
+
     def _in_the_way(self) -> list[Path]:
         """Where something that is not synced stands in the way of what is."""
         assert self.engine is not None
@@ -738,11 +746,13 @@ class World:
         self.scheduler.run(lambda: self._acting == 0, at_most_s=SETTLE_S)
         assert self._acting == 0, "somebody has not come to an end"
         self._calm_down()
-        settled = self.scheduler.run(self._is_settled, at_most_s=SETTLE_S)
+        settled = self._settle()
         if settled:
-            # Requests that nobody waits for any more may still arrive, and rules that just came be looked at.
-            self.scheduler.run(lambda: False, at_most_s=GRACE_S)
-            settled = self.scheduler.run(self._is_settled, at_most_s=SETTLE_S)
+            # Requests that nobody waits for any more may still arrive, rules that just came be looked at, and what
+            # could not be read is tried again by the next full scan only.
+            unreadable = any(client.has_unread() for client in self.clients)
+            self.scheduler.run(lambda: False, at_most_s=RESCAN_S + GRACE_S if unreadable else GRACE_S)
+            settled = self._settle()
         outcome = Outcome(self.scheduler.trace, settled_at=self.scheduler.now, steps=self.scheduler.steps)
         if settled:
             outcome.wrong += self._stays_quiet()
@@ -750,6 +760,20 @@ class World:
             outcome.wrong.append(f"not settled after {SETTLE_S / 3600:g} hours: {self._states()}")
         outcome.wrong += self.judge()
         return outcome
+
+    def _settle(self) -> bool:
+        """Run until everybody is done. A person says yes to every question."""
+        while True:
+            settled = self.scheduler.run(
+                lambda: self._is_settled() or any(client.asks() for client in self.clients), at_most_s=SETTLE_S
+            )
+            asking = [client for client in self.clients if client.asks()]
+            if not settled or not asking:
+                return settled
+            for client in asking:
+                client.allows_deletes = True
+                client.kill()
+                client.start()
 
     def _act(self, steps: list[Step], do: Callable[[Step], None]) -> Callable[[], None]:
         def act() -> None:
@@ -769,9 +793,6 @@ class World:
             client.disk_errors = 0.0
             client.disk.capacity = 1 << 40
             client.hear()
-            if self.climate.deletes_max < DELETES_MANY:
-                client.allows_deletes = True  # the person says yes to whatever the client has asked
-                client.kill()
             if not client.is_up:
                 client.start()
 

@@ -47,7 +47,7 @@ class ModelWorld(World):
             self.scheduler.spawn(self.outside, FATE, self._act(list(self.workload.steps), self._befall))
             self.scheduler.run(lambda: self._acting == 0, at_most_s=SETTLE_S)
             self._calm_down()
-            assert self.scheduler.run(self._is_settled, at_most_s=SETTLE_S), self._states()
+            assert self._settle(), self._states()
             shown = [self._look(node) for node in range(NODES)]
             self.oracle.stabilize([value for value, _ in shown], [copies for _, copies in shown])
 
