@@ -130,9 +130,10 @@ class MissingPart(ClientError):
 
 
 def _tell(error: ClientError, wants_json: bool) -> int:
-    from client.cli.output import write_json  # noqa: PLC0415  # only needed when something failed
+    from client.cli.output import plain, write_json  # noqa: PLC0415  # only needed when something failed
 
-    click.echo(sentence(error), err=True)
+    # It may name what somebody else called his file, or quote a service that nobody should trust with the terminal.
+    click.echo("\n".join(map(plain, sentence(error).split("\n"))), err=True)
     if wants_json and not error.told:
         write_json({"error": error_object(error)})
     return error.exit_code

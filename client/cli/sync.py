@@ -114,7 +114,7 @@ class _Shown:
             case "syncing":
                 self._write(f"Syncing, {status.queued} to do …" if self._live else "Syncing …")
             case _:
-                self._write(status.reason or status.state, stays=True)
+                self._write(plain(status.reason or status.state), stays=True)
 
     def end(self) -> None:
         if self._live and self._line:

@@ -12,7 +12,9 @@ import click
 import pytest
 
 from client.cli import main
-from client.errors import ClientError
+from client.cli.sync import _Shown
+from client.errors import ClientError, Refused
+from client.sync.folders import StatusFile
 from tests.kit.cluster import child_environment
 
 README = Path(main.__file__).parents[1] / "README.md"
@@ -123,6 +125,19 @@ def test_an_unwritable_log_does_not_hide_the_bug(
     fail_with(RuntimeError("inner"), monkeypatch)
     assert main.run(["ls"]) == 1
     assert "inner" in capsys.readouterr().err
+
+
+def test_an_error_does_not_drive_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(Refused(404, {"code": "not_found", "message": "It is not there.\x1b]0;title\a"}), monkeypatch)
+    main.run(["ls"])
+    assert capsys.readouterr().err == "It is not there.\\x1b]0;title\\x07\n"
+
+
+def test_a_blocked_folder_does_not_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    _Shown(live=False).status(StatusFile(state="blocked", reason="a\x1b[2Jb on this computer cannot be changed."))
+    assert capsys.readouterr().err == "a\\x1b[2Jb on this computer cannot be changed.\n"
 
 
 def test_ctrl_c_is_130_and_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
