@@ -193,6 +193,7 @@ class Engine:
     _fetching: set[bytes] = field(default_factory=set)  # contents that downloads are at work on
     _holds: list[_Hold] = field(default_factory=list)
     _attempts: dict[tuple[str, int], int] = field(default_factory=dict)
+    _failing_since: float | None = None
     _stuck: dict[tuple[str, int], tuple[Stuck, str]] = field(default_factory=dict)
     _pass: Iterator[Operation] | None = None
     _pass_found: bool = False
@@ -221,9 +222,13 @@ class Engine:
     # --- what others ask ----------------------------------------------------------------------------------------
 
     def step(self, deadline: float | None) -> None:
-        """Do what is due, then wait until something happens or the deadline (monotonic)."""
+        """Do what is due, then wait until something happens or the deadline (monotonic); not when both sides have just
+        come to agree, which somebody may wait for."""
         self._watch()
+        settled_before = self._settled
         timers = [self.feed.step(), self.disk.step(), self._operate(), deadline]
+        if self._settled and not settled_before:
+            return
         until = min((timer for timer in timers if timer is not None), default=None)
         if self.workers.next_event(until):
             now = self.clock.monotonic()
@@ -242,6 +247,11 @@ class Engine:
         if self.feed.trouble is not None or self.disk.trouble is not None:
             return True
         return (self._deletes_held is not None or bool(self._stuck)) and self._is_quiet()
+
+    def failing_since(self) -> float | None:
+        """Since when (monotonic) the service has refused operations without one being carried out, although it answers
+        otherwise; None while something is under way."""
+        return self._failing_since if self._active == 0 else None
 
     def needs_a_person(self) -> bool:
         """Waiting alone will not change anything."""
@@ -342,6 +352,7 @@ class Engine:
             and self._deletes_held is None
         )
         if self._settled:
+            self._failing_since = None
             self._attempts.clear()
             self._deletes_allowed = False
         return timer
@@ -603,6 +614,7 @@ class Engine:
         match outcome:
             case Told() | Placed() | Gone() | NotEmpty():
                 self._attempts.pop(key, None)
+                self._failing_since = None
                 changed = _Absorb(self, work).absorb(outcome)
                 self._free(nodes)
                 if changed is not None:
@@ -618,6 +630,8 @@ class Engine:
                 self.store.add_failure(self.clock.now(), path, reason)
             case Unavailable(error):
                 self.feed.fail(error)
+                if self._failing_since is None:
+                    self._failing_since = self.clock.monotonic()
                 self._hold_more(nodes, not_before=self.clock.monotonic() + self._delay(key, STALE_FIRST_S, STALE_MAX_S))
                 if isinstance(operation, Upload):
                     self._doubtful.add(operation.local.id)

@@ -9,8 +9,8 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from client.sync.folders import (
     Folder,
     ProblemLine,
     StatusFile,
+    load,
     running,
     write_status,
 )
@@ -60,8 +61,11 @@ LISTED_MAX: Final = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """`set_up_anew`: take the folder as it is, whatever its marker says: both sides are compared, nothing is deleted."""
+
     once: bool = False
     allow_deletes: bool = False
+    set_up_anew: bool = False
     up_limit: int | None = None
     down_limit: int | None = None
 
@@ -85,6 +89,7 @@ class Running:
         self._workers = ThreadWorkers(self._clock)
         self._stopping = False
         self._status_at = 0.0
+        self._choice_at = 0.0
         self._status: StatusFile | None = None
         self._trouble_since: float | None = None
         self._speed = _Speed(self._clock)
@@ -107,14 +112,14 @@ class Running:
             except OSError as error:
                 raise LocalTrouble(path=self.folder.path, reason=error.strerror or str(error)) from error
             except (root.RootMissing, root.RootForeign) as error:
-                return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid()))
+                return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid(), ended=True))
             engine = self._make_engine(fs, store, stack)
             stack.callback(self._transfers.close)
             self._workers.submit(partial(_tidy, fs, self._clock), lambda result: None)
             self._loop(engine)
             status = self._tell(engine, at_once=True)
             store.end_session()
-            return status
+            return self._show(msgspec.structs.replace(status, ended=True))
 
     # --- the folder itself --------------------------------------------------------------------------------------
 
@@ -127,22 +132,35 @@ class Running:
         self._marker = root.Marker(
             folder_id=self.folder.id, service=self.folder.url, user_id=self.folder.user_id, remote_root=remote_root
         )
-        there = root.read(fs)
-        if there is not None or store.remote_root:
-            there = root.check(fs, self._marker)
+        there = self._known_root(fs, store)
         try:
             fs.lock()
         except BlockingIOError:
             raise UsageProblem(reason=f"{self.folder.path} is being synced already by another process.") from None
         self._rescued = fs.recover()
         generation = int(store.fact("generation") or 0)
-        if there is not None and store.remote_root and not root.fits(there.generation, generation):
+        if store.remote_root and (there is None or not root.fits(there.generation, generation)):
             store.drop_all_synced()
         generation = max(generation, there.generation if there is not None else 0) + 1
         with store.transaction(durable=True):
             store.set_fact("generation", str(generation))
         self._marker = msgspec.structs.replace(self._marker, generation=generation)
         root.write(fs, self._marker)
+
+    def _known_root(self, fs: FileSystem, store: Store) -> root.Marker | None:
+        """The marker of the folder that the database is about; None where both are set up anew: for a new folder, when
+        the person says so, and when only the marker is gone from the very folder that was synced. Raises RootMissing,
+        RootForeign."""
+        if self.options.set_up_anew:
+            fs.stat(())
+            return None
+        there = root.read(fs)
+        if there is not None:
+            return root.check(fs, self._marker)
+        known = store.local(store.local_root) if store.remote_root else None
+        if known is not None and known.stamp.inode != fs.stat(()).inode:
+            raise root.RootMissing
+        return None
 
     def _find_remote_root(self) -> int:
         found = self.api.find(self.folder.remote)
@@ -162,10 +180,9 @@ class Running:
 
     def _make_engine(self, fs: FileSystem, store: Store, stack: ExitStack) -> Engine:
         source = random.Random()  # noqa: S311  # spreads retries, guards nothing
-        excluded = [tuple(path.strip("/").split("/")) for path in self.folder.excluded]
 
         def load_rules() -> Selection:
-            selection = Selection(_read_rules(fs), excluded)
+            selection = read_selection(self.folder, fs)
             if self._watcher is not None:
                 self._watcher.refresh(selection.is_ignored)
             return selection
@@ -239,15 +256,30 @@ class Running:
         while not self._stopping:
             engine.step(self._clock.monotonic() + STATUS_S)
             self._tell(engine)
+            self._take_up_choice(engine)
             if self.options.once and (engine.is_settled() or self._gives_up(engine)):
                 return
 
+    def _take_up_choice(self, engine: Engine) -> None:
+        """What is left out may be chosen anew while this runs (`holdfast sync select`)."""
+        now = self._clock.monotonic()
+        if now < self._choice_at:
+            return
+        self._choice_at = now + STATUS_S
+        chosen = load(self.folder)
+        if chosen is not None and chosen.excluded != self.folder.excluded:
+            self.folder = chosen
+            engine.reload_rules()
+
     def _gives_up(self, engine: Engine) -> bool:
         """A service or disk that does not answer may be back in a moment."""
+        now = self._clock.monotonic()
+        failing_since = engine.failing_since()
+        if failing_since is not None and now - failing_since >= GIVE_UP_S:
+            return True
         if not engine.is_waiting():
             self._trouble_since = None
             return False
-        now = self._clock.monotonic()
         if self._trouble_since is None:
             self._trouble_since = now
         return engine.needs_a_person() or now - self._trouble_since >= GIVE_UP_S
@@ -323,6 +355,17 @@ def exit_code(status: StatusFile) -> ExitCode:
 def _tidy(fs: FileSystem, clock: Clock) -> None:
     root.remove_old_parts(fs, clock)
     root.empty_trash(fs, clock)
+
+
+@contextmanager
+def open_root(folder: Folder) -> Iterator[FileSystem]:
+    """To look at, beside a client that may be running. Raises OSError."""
+    with closing(RealFileSystem(Path(folder.path), SystemClock())) as fs:
+        yield fs
+
+
+def read_selection(folder: Folder, fs: FileSystem) -> Selection:
+    return Selection(_read_rules(fs), [tuple(path.strip("/").split("/")) for path in folder.excluded])
 
 
 def _read_rules(fs: FileSystem) -> str:

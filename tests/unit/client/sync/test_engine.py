@@ -334,3 +334,32 @@ def test_a_plan_of_many_files_is_not_slow(rig: Rig) -> None:
     rig.run(steps=20_000)
     assert len(rig.files()) == 1490
     assert time.monotonic() - began < 60
+
+
+def test_a_step_does_not_wait_once_both_sides_agree(rig: Rig) -> None:
+    rig.write("mine", b"mine")
+    for _ in range(200):
+        before = rig.clock.at
+        rig.engine.step(rig.clock.at + 1000.0)
+        if rig.engine.is_settled():
+            assert rig.clock.at - before < 1000.0
+            return
+    raise AssertionError("never settled")
+
+
+def test_transfers_that_fail_while_the_feed_works_are_known_to_fail_until_one_is_carried_out(rig: Rig) -> None:
+    rig.upload("theirs", b"theirs")
+    rig.api.fails = dict.fromkeys(("download", "get_block", "blocks", "stream"), Unreachable(url="x", reason="no"))
+    began = rig.clock.at
+
+    def fails_for_long() -> bool:
+        since = rig.engine.failing_since()
+        return since is not None and rig.clock.at - since > 20
+
+    rig.run(fails_for_long)
+    assert rig.engine.failing_since() is not None
+    assert rig.clock.at - began > 20
+    rig.api.fails.clear()
+    rig.run()
+    assert rig.engine.failing_since() is None
+    assert rig.files() == {"theirs": b"theirs"}
