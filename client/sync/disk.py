@@ -41,6 +41,7 @@ STEP_S: Final = 0.05
 READS_AT_ONCE: Final = 2
 READ_BATCH_FILES: Final = 64
 READ_BATCH_BYTES: Final = 16 << 20
+UNREAD_MAX: Final = 10_000  # a scan that finds more new files than are read waits, so that memory stays bounded
 LARGE_BYTES: Final = 64 << 20
 UNSETTLED_FIRST_S: Final = 0.03
 UNSETTLED_MAX_S: Final = 2.0
@@ -68,7 +69,7 @@ class Disk:
     check_root: Callable[[], str | None] = lambda: None
     rescan_s: float | None = None
     trouble: str | None = None
-    scans_done: int = 0
+    scans_done: int = 0  # the number of the last one that came to its end, counted as in `scans_begun`
     scans_begun: int = 0
     gone_seen: int = 0  # how often a scan found something missing
     _full_wanted: bool = True
@@ -164,7 +165,7 @@ class Disk:
     # --- scans --------------------------------------------------------------------------------------------------
 
     def _step_scan(self) -> None:
-        if self._stepping:
+        if self._stepping or len(self._to_read) >= UNREAD_MAX:
             return
         if self._scan is None:
             if not self._full_wanted and not self._dirty:
@@ -206,7 +207,9 @@ class Disk:
                     self._absorb(changes)
         if finished:
             self._scan = None
-            self.scans_done += 1
+            self.scans_done = (
+                self.scans_begun
+            )  # also of those that failed before: this one has seen all that they would
             self.trouble = None
             self._backoff.succeeded()
             if self._scan_is_full:
@@ -276,17 +279,18 @@ class Disk:
         """Small files together; one large file at a time, so that small ones never wait for two of them."""
         batch: list[ReadTask] = []
         size = 0
-        for task in list(self._to_read.values()):
+        for task in self._to_read.values():
             if task.size > LARGE_BYTES:
                 if not batch and not self._reading_large:
-                    del self._to_read[task.id]
-                    return [task]
+                    batch.append(task)
+                    break
                 continue
             batch.append(task)
-            del self._to_read[task.id]
             size += task.size
             if len(batch) >= READ_BATCH_FILES or size >= READ_BATCH_BYTES:
                 break
+        for task in batch:
+            del self._to_read[task.id]
         return batch
 
     def _read(self, batch: list[ReadTask]) -> list[ReadResult]:
