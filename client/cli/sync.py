@@ -13,11 +13,11 @@ from client.cli.output import plain
 from client.cli.session import JsonCommand, Session
 from client.cli.sync_status import document
 from client.connection import Connection
-from client.errors import ClientError, ExitCode, LocalTrouble, UsageProblem
+from client.errors import ClientError, ExitCode, UsageProblem
 from client.naming import remote_path
 from client.retry import RetryPolicy
 from client.state import load_account
-from client.sync.folders import ProblemLine, StatusFile, register
+from client.sync.folders import ProblemLine, StatusFile, existing, register
 
 # The engine shows what is wrong and tries again by itself, so a single call need not be patient.
 _RETRY = RetryPolicy(refused_at_first_s=1.0, refused_later_s=2.0, broken_s=10.0, busy_s=3.0)
@@ -40,6 +40,9 @@ class SyncStopped(ClientError):
     "--exclude", multiple=True, metavar="PATH", help="Leave out this path below DIR; can be given repeatedly."
 )
 @click.option("--allow-deletes", is_flag=True, help="Carry out many deletes at once, this time.")
+@click.option(
+    "--set-up-anew", is_flag=True, help="Take DIR as it is, whatever was synced there: compare, delete nothing."
+)
 @click.option("--up-limit", metavar="SIZE", help="Send at most this much a second, such as 500kB.")
 @click.option("--down-limit", metavar="SIZE", help="Fetch at most this much a second.")
 @click.pass_obj
@@ -51,6 +54,7 @@ def sync(
     once: bool,
     exclude: tuple[str, ...],
     allow_deletes: bool,
+    set_up_anew: bool,
     up_limit: str | None,
     down_limit: str | None,
 ) -> None:
@@ -62,8 +66,14 @@ def sync(
     from client.sync.running import Options, Running, exit_code  # noqa: PLC0415  # 100 ms that `--help` does not need
 
     account = load_account()
-    options = Options(once=once, allow_deletes=allow_deletes, up_limit=_rate(up_limit), down_limit=_rate(down_limit))
-    known = register(_existing(folder), remote_path(remote), account, list(exclude) or None)
+    options = Options(
+        once=once,
+        allow_deletes=allow_deletes,
+        set_up_anew=set_up_anew,
+        up_limit=_rate(up_limit),
+        down_limit=_rate(down_limit),
+    )
+    known = register(existing(folder), remote_path(remote), account, list(exclude) or None)
     connection = Connection(
         account.url, token=account.token, ca_pem=account.ca_pem, retry=_RETRY, connections_max=_CONNECTIONS_MAX
     )
@@ -77,16 +87,6 @@ def sync(
     session.show(document(known, status), lambda: None)
     if code is not ExitCode.DONE:
         raise SyncStopped(reason=status.reason or "The two sides do not agree yet.")
-
-
-def _existing(folder: Path) -> Path:
-    try:
-        path = folder.resolve(strict=True)
-    except OSError as error:
-        raise LocalTrouble(path=folder, reason=error.strerror) from error
-    if not path.is_dir():
-        raise UsageProblem(reason=f"{folder} is not a folder.")
-    return path
 
 
 class _Shown:

@@ -33,7 +33,9 @@ def _show(told: list[tuple[Folder, StatusFile]]) -> None:
     if not told:
         write_line("No folder is synced on this computer. Begin with: holdfast sync DIR")
     for folder, status in told:
-        write_line(f"{plain(folder.path)} ↔ {folder.remote} ({folder.email}): {_WORDS.get(status.state, status.state)}")
+        word = _WORDS.get(status.state, status.state)
+        state = word if status.running else f"{word}, no client is running"
+        write_line(f"{plain(folder.path)} ↔ {plain(folder.remote)} ({folder.email}): {state}")
         if status.reason:
             write_line(f"  {plain(status.reason)}")
         if status.queued:

@@ -28,10 +28,11 @@ from client.sync.apply import Gone, NotEmpty, Outcome, Placed, Stale, Stuck, Tol
 from client.sync.carry import Carrier, ToDownload, ToUpload
 from client.sync.conflicts import Naming
 from client.sync.contents import Fetched, Sent
+from client.sync.disk import SOURCE as SCANNING
 from client.sync.disk import Disk, Place, shown
 from client.sync.feed import Feed
 from client.sync.ignore import IGNORE_FILE, is_built_in
-from client.sync.local import DirtyFolder, LocalTree
+from client.sync.local import KEPT, DirtyFolder, LocalTree
 from client.sync.merge import Merge
 from client.sync.plan import Busy, count_deletions, count_planned_deletions, operations, subjects
 from client.sync.remote import RemoteSide
@@ -62,7 +63,6 @@ from node.base.clock import Clock
 
 EVENTS_AT_ONCE: Final = 200
 QUEUED_MAX: Final = 1000
-SOURCE: Final = "sync"  # of the problems that this module tells
 STALE_FIRST_S: Final = 0.05
 STALE_MAX_S: Final = 10.0
 STALE_MAX: Final = 6  # so often it may be looked at again before it is told as stuck
@@ -207,6 +207,7 @@ class Engine:
     _deleted: deque[tuple[float, int]] = field(default_factory=deque)
     _watching: bool = False
     _rules_loading: bool = False
+    _rules_wanted: bool = False
     _rules_digest: bytes | None = None
     _planned_with: Selection | None = None  # the rules that both sides were last looked at with
 
@@ -314,10 +315,17 @@ class Engine:
     def _check_rules(self) -> None:
         """When the ignore file is another one than was loaded: load it, then look at both sides with it."""
         digest = self._current_rules()
-        if self.load_rules is None or self._rules_loading or digest == self._rules_digest:
+        if self.load_rules is None or self._rules_loading:
             return
-        self._rules_loading = True
+        if digest == self._rules_digest and not self._rules_wanted:
+            return
+        self._rules_loading, self._rules_wanted = True, False
         self.workers.submit(self.load_rules, partial(self._rules_loaded, digest))
+
+    def reload_rules(self) -> None:
+        """What is left out was chosen anew."""
+        self._rules_wanted = True
+        self._note_change()
 
     def _rules_loaded(self, digest: bytes | None, result: Result[Selection]) -> None:
         self._rules_loading = False
@@ -878,10 +886,10 @@ class _Absorb:
         known = store.local(local.id)
         if (pair := store.synced_local(local.id)) is not None:
             store.drop_synced(pair.id)
-        reason = f"it was deleted in the service and is kept here because of files that are not synced, such as {name}"
+        reason = f"{KEPT}, such as {name}"
         if known is not None and path is not None:
             store.put_local(replace(known, problem=reason))
-            store.set_problem(shown(path), reason, SOURCE)
+            store.set_problem(shown(path), reason, SCANNING)  # each scan tells it again
 
 
 def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:

@@ -73,7 +73,8 @@ class StatusFile(msgspec.Struct, kw_only=True):
     moved_bytes: int = 0
     cursor: str | None = None
     pid: int = 0
-    updated_at: float = 0.0
+    ended: bool = False  # the client came to its end by itself: this is how it left the folder
+    running: bool = False  # not written: whether a client runs now
 
 
 def list_folders() -> list[Folder]:
@@ -83,6 +84,40 @@ def list_folders() -> list[Folder]:
         with suppress(OSError, msgspec.MsgspecError):
             found.append(msgspec.json.decode(path.read_bytes(), type=Folder))
     return sorted(found, key=lambda folder: folder.path)
+
+
+def existing(folder: Path) -> Path:
+    """The absolute path without links of a folder on this computer. Raises LocalTrouble, UsageProblem."""
+    try:
+        path = folder.resolve(strict=True)
+    except OSError as error:
+        raise LocalTrouble(path=folder, reason=error.strerror) from error
+    if not path.is_dir():
+        raise UsageProblem(reason=f"{folder} is not a folder.")
+    return path
+
+
+def find(path: Path) -> Folder:
+    """The synced folder at `path`. Raises UsageProblem."""
+    known = list_folders()
+    for folder in known:
+        if folder.path == str(path.resolve()):
+            return folder
+    synced = ", ".join(folder.path for folder in known) or "none"
+    raise UsageProblem(reason=f"{path} is not synced by this computer. Synced are: {synced}.")
+
+
+def load(folder: Folder) -> Folder | None:
+    """As it is chosen now; None when that cannot be read."""
+    try:
+        return msgspec.json.decode((folder.state / "folder.json").read_bytes(), type=Folder)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def choose(folder: Folder, excluded: list[str]) -> Folder:
+    """Leave out these paths from now on. Raises LocalTrouble."""
+    return _save(msgspec.structs.replace(folder, excluded=sorted(excluded)))
 
 
 def register(path: Path, remote: str, account: Account, excluded: list[str] | None) -> Folder:
@@ -95,19 +130,22 @@ def register(path: Path, remote: str, account: Account, excluded: list[str] | No
         _check_same(known, remote, account)
         if excluded is None or sorted(excluded) == sorted(known.excluded):
             return known
-        folder = msgspec.structs.replace(known, excluded=sorted(excluded))
-    else:
-        _check_apart(path)
-        number = hashlib.sha256(f"{account.url}\0{account.user_id}\0{path}".encode("utf-8", "surrogateescape"))
-        folder = Folder(
-            id=number.hexdigest()[:16],
-            path=str(path),
-            remote=remote,
-            url=account.url,
-            user_id=account.user_id,
-            email=account.email,
-            excluded=sorted(excluded or []),
-        )
+        return choose(known, excluded)
+    _check_apart(path)
+    number = hashlib.sha256(f"{account.url}\0{account.user_id}\0{path}".encode("utf-8", "surrogateescape"))
+    folder = Folder(
+        id=number.hexdigest()[:16],
+        path=str(path),
+        remote=remote,
+        url=account.url,
+        user_id=account.user_id,
+        email=account.email,
+        excluded=sorted(excluded or []),
+    )
+    return _save(folder)
+
+
+def _save(folder: Folder) -> Folder:
     try:
         folder.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file_durably(folder.state / "folder.json", msgspec.json.encode(folder), mode=0o600)
@@ -170,13 +208,15 @@ def write_status(folder: Folder, status: StatusFile) -> None:
 
 
 def read_status(folder: Folder) -> StatusFile:
-    """What the client said last; without one that runs the folder is offline."""
+    """What the client says, or said when it came to its end; a folder whose client was killed is offline."""
     try:
         status = msgspec.json.decode((folder.state / "status.json").read_bytes(), type=StatusFile)
     except (OSError, msgspec.MsgspecError):
-        status = StatusFile(reason="It has not been synced yet.")
-    if not is_running(folder):
-        status.state = "offline"
-        status.reason = "No client is running for this folder. Start one with: holdfast sync " + folder.path
+        status = StatusFile(reason="It has not been synced yet.", ended=True)
+    status.running = is_running(folder)
+    if not status.running:
         status.up_bytes_s = status.down_bytes_s = 0
+        if not status.ended:
+            status.state = "offline"
+            status.reason = "No client is running for this folder. Start one with: holdfast sync " + folder.path
     return status

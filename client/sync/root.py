@@ -38,15 +38,16 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
 class RootMissing(ClientError):
     code = "root_missing"
     template = (
-        "The synced folder is not there, or is not the one that was set up: is its disk mounted? Nothing was changed."
+        "The synced folder is not there, or is not the one that was set up: is its disk mounted? Nothing was changed. "
+        "If this is the right folder, run: holdfast sync DIR --set-up-anew"
     )
 
 
 class RootForeign(ClientError):
     code = "root_foreign"
     template = (
-        "This folder was set up to sync with something else ({what}). Nothing was changed. To set it up anew, remove "
-        f"the folder {OWN_FOLDER} in it."
+        "This folder was set up to sync with something else ({what}). Nothing was changed. To compare both sides and "
+        "begin anew, without deleting anything, run: holdfast sync DIR --set-up-anew"
     )
 
 

@@ -25,8 +25,10 @@ from client.fs.base import Path as FsPath
 from client.fs.real import RealFileSystem
 from client.state import Account
 from client.sync import root
+from client.sync.check import Checked, check
 from client.sync.conflicts import who
 from client.sync.contents import Tools
+from client.sync.desktop import Desktop
 from client.sync.disk import Disk, Place, shown
 from client.sync.engine import Engine, Settings, State
 from client.sync.feed import Feed
@@ -40,6 +42,7 @@ from client.sync.folders import (
     running,
     write_status,
 )
+from client.sync.idle import IdleCheck
 from client.sync.ignore import IGNORE_FILE
 from client.sync.jobs import Threads
 from client.sync.limits import RateLimit
@@ -61,7 +64,7 @@ LISTED_MAX: Final = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`set_up_anew`: take the folder as it is, whatever its marker says: both sides are compared, nothing is deleted."""
+    """`set_up_anew`: whatever the folder's marker says, both sides are compared, nothing is deleted."""
 
     once: bool = False
     allow_deletes: bool = False
@@ -93,6 +96,7 @@ class Running:
         self._status: StatusFile | None = None
         self._trouble_since: float | None = None
         self._speed = _Speed(self._clock)
+        self._desktop = Desktop(self._clock)
         self._watcher: Watcher | None = None
         self._rescued: list[FsPath] = []
 
@@ -116,7 +120,8 @@ class Running:
             engine = self._make_engine(fs, store, stack)
             stack.callback(self._transfers.close)
             self._workers.submit(partial(_tidy, fs, self._clock), lambda result: None)
-            self._loop(engine)
+            idle = IdleCheck(engine, partial(self._compare, fs), self._workers, self._clock)
+            self._loop(engine, idle)
             status = self._tell(engine, at_once=True)
             store.end_session()
             return self._show(msgspec.structs.replace(status, ended=True))
@@ -249,16 +254,21 @@ class Running:
             remote=remote,
             watcher=self._watcher,
             load_rules=load_rules,
-            on_conflict=self._on_conflict,
+            on_conflict=self._note_conflict,
         )
 
-    def _loop(self, engine: Engine) -> None:
+    def _loop(self, engine: Engine, idle: IdleCheck) -> None:
         while not self._stopping:
             engine.step(self._clock.monotonic() + STATUS_S)
             self._tell(engine)
             self._take_up_choice(engine)
+            idle.step()
             if self.options.once and (engine.is_settled() or self._gives_up(engine)):
                 return
+
+    def _compare(self, fs: FileSystem) -> Checked:
+        entries = self.api.list_folder(self.folder.remote, recursive=True)
+        return check(self.folder.state / "state.db", fs, entries, read_selection(self.folder, fs))
 
     def _take_up_choice(self, engine: Engine) -> None:
         """What is left out may be chosen anew while this runs (`holdfast sync select`)."""
@@ -313,8 +323,14 @@ class Running:
         )
         return self._show(status)
 
+    def _note_conflict(self, path: str, copy: str) -> None:
+        self._desktop.tell("Both versions are kept", f"{path} was changed here and elsewhere. Yours is now {copy}.")
+        self._on_conflict(path, copy)
+
     def _show(self, status: StatusFile) -> StatusFile:
         if status != self._status:
+            if status.state == State.BLOCKED and (self._status is None or self._status.state != State.BLOCKED):
+                self._desktop.tell(f"{self.folder.path} is not in sync", status.reason or "")
             self._status = status
             write_status(self.folder, status)
             self._on_status(status)

@@ -31,6 +31,8 @@ def leaf_commands() -> list[tuple[str, ...]]:
 
     def collect(names: tuple[str, ...], command: click.Command) -> None:
         if isinstance(command, click.Group):
+            if getattr(command, "default", None) is not None:
+                found.append(names)
             for name, below in command.commands.items():
                 collect((*names, name), below)
         else:
@@ -50,7 +52,7 @@ def find(names: tuple[str, ...]) -> click.Command:
         below = command.get_command(click.Context(command), name)
         assert below is not None
         command = below
-    return command
+    return getattr(command, "default", command)
 
 
 def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
