@@ -204,6 +204,7 @@ class Engine:
     _doubtful: set[LocalId] = field(default_factory=set)
     _deletes_held: str | None = None
     _deletes_allowed: bool = False
+    _gone_checked: tuple[int, int] = (0, 0)  # what `_gone_seen` said when deletes were decided on last
     _deleted: deque[tuple[float, int]] = field(default_factory=deque)
     _watching: bool = False
     _rules_loading: bool = False
@@ -385,6 +386,8 @@ class Engine:
             self._check_deletes()
             busy = Busy(self._busy_remote, self._busy_local)
             self._pass = operations(self.store, self._naming(), busy)
+        elif self._gone_seen() != self._gone_checked:
+            self._check_deletes()  # this pass, which may be long, plans what has gone since it began as well
         planned: list[Operation] = []
         with self.store.transaction():
             while self._active + len(planned) < QUEUED_MAX:
@@ -423,6 +426,7 @@ class Engine:
 
     def _check_deletes(self) -> None:
         """Decide anew whether deletes must wait for a yes."""
+        self._gone_checked = self._gone_seen()
         self._deletes_held = None
         if self._deletes_allowed:
             return
@@ -442,7 +446,13 @@ class Engine:
                 " if not, put the files back."
             )
 
+    def _gone_seen(self) -> tuple[int, int]:
+        """Changes whenever something turned out to be gone on one of the sides."""
+        return self.disk.gone_seen, self.remote.gone_seen
+
     def _is_held_back(self, operation: Operation) -> bool:
+        if isinstance(operation, DeleteRemote) and self.disk.is_scanning_all and not self._deletes_allowed:
+            return True  # the scan tells bit by bit what has gone, so how much that is shows at its end
         return self._deletes_held is not None and isinstance(operation, DeleteLocal | DeleteRemote)
 
     def _count_deleted(self, operation: Operation) -> None:
@@ -835,6 +845,9 @@ class _Absorb:
                 self.engine._count_deleted(self.work.operation)
                 if store.local(local.id) is not None:
                     store.drop_local(local.id)
+                # Should it come back in the service from now on, its absence here is nobody's wish.
+                if (pair := store.synced_local(local.id)) is not None:
+                    store.drop_synced(pair.id)
             case DeleteLocal(local), NotEmpty(name):
                 self._keep(local, name)
             case operation, _:

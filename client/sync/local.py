@@ -24,6 +24,7 @@ from coordinator.protocol.hashing import BLOCK_BYTES, block_size, content_hash, 
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 
+KEPT: Final = "it was deleted in the service and is kept here because of files that are not synced"
 UNREAD: Final = "it has not been read yet"  # the `problem` of a new file until its first hash is stored
 UNMOUNTED: Final = "the disk that was mounted there is missing"
 _CLASH: Final = "its name differs from that of"
@@ -320,8 +321,11 @@ class _Run:
             if node.problem != clash:
                 step.changes.upserts.append(replace(node, problem=clash))
         elif node.kind is Kind.FOLDER:
-            is_same = (node.stamp.inode, node.stamp.device) == (stat.inode, stat.device) and node.problem is None
-            if not is_same:
+            is_same = (node.stamp.inode, node.stamp.device) == (stat.inode, stat.device)
+            if is_same and is_kept(node.problem):
+                step.changes.problems.append(Problem((*step.folder.path, node.name), node.problem or KEPT))
+            elif not is_same or node.problem is not None:
+                is_same = False
                 step.changes.upserts.append(replace(node, stamp=stat.stamp(), problem=None))
             (step.known if is_same else step.fresh).append(step.folder.below(node, stat, node.stamp))
         elif not _is_unchanged(node, stat):
@@ -591,6 +595,11 @@ def _is_unmounted(node: LocalNode, stat: Stat, parent: _Folder) -> bool:
 def is_clash(problem: str | None) -> bool:
     """Whether this problem of a node is that its name is taken, except for case or Unicode form."""
     return problem is not None and problem.startswith(_CLASH)
+
+
+def is_kept(problem: str | None) -> bool:
+    """Whether a folder is here only for what is not synced: until something in it is to be synced."""
+    return problem is not None and problem.startswith(KEPT)
 
 
 def _reason(error: OSError) -> str:

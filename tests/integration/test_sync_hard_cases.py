@@ -465,6 +465,28 @@ def test_a_delete_on_both_sides_is_one(pair: Pair) -> None:
     pair.check({"kept": b"kept"})
 
 
+def test_an_ignored_file_keeps_its_folder_here_and_only_here(pair: Pair) -> None:
+    pair.begin_with({".holdfastignore": b"*.o\n", "code/main.c": b"main", "tidy/x": b"x"})
+    pair.desktop.put("code/main.o", b"object")
+    pair.desktop.put("tidy/.DS_Store", b"junk that comes by itself")
+    pair.laptop.delete("code")
+    pair.laptop.delete("tidy")
+    pair.laptop.once()
+    pair.desktop.once(expect=None)
+    pair.laptop.once()
+    pair.desktop.once(expect=None)
+    assert pair.desktop.read("code/main.o") == b"object"
+    assert not pair.desktop.path("code/main.c").exists()
+    assert not pair.desktop.path("tidy").exists()
+    assert set(read_service_tree(pair.user)) == {".holdfastignore"}
+    assert set(pair.laptop.tree()) == {".holdfastignore"}
+    # Until there is something in it that is synced.
+    pair.desktop.put("code/sub/other.c", b"other")
+    pair.desktop.once()
+    pair.laptop.once()
+    assert set(pair.laptop.tree()) == {".holdfastignore", "code", "code/sub", "code/sub/other.c"}
+
+
 # --- both edit one file; then the conflicted copy is edited on both ---------------------------------------------------
 
 
@@ -1332,6 +1354,23 @@ def test_an_error_for_a_listing_is_never_taken_for_a_delete(
     proxy.clear()
     settle(pair.user, reader, pair.laptop)
     assert set(reader.tree()) == {*before, "three"}
+
+
+def test_a_file_that_cannot_be_fetched_is_not_deleted(pair: Pair, proxy: HttpProxy, tmp_path: Path) -> None:
+    reader = Device(pair.user, tmp_path, "reader", url=proxy.url)
+    pair.laptop.put("file", b"old")
+    pair.laptop.once()
+    reader.once()
+    pair.laptop.put("file", b"new")
+    pair.laptop.put("other", b"other")
+    pair.laptop.once()
+    for method in ("GET", "POST"):
+        proxy.answer(method, r"/(blocks|download)", 503, "cannot_read_now")
+    assert reader.once(expect=None).code != 0
+    assert reader.tree() == {"file": file_entry(b"old")}
+    proxy.clear()
+    reader.once()
+    assert reader.tree() == read_service_tree(pair.user)
 
 
 # --- rules of what is ignored change ----------------------------------------------------------------------------------
