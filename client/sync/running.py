@@ -108,6 +108,8 @@ class Running:
         """Until it is stopped, or with `once` until both sides agree or nothing more can be done."""
         with ExitStack() as stack:
             stack.enter_context(running(self.folder))
+            # What the last client left there is not how the folder is now.
+            self._show(StatusFile(state=State.SYNCING, queued=1, pid=os.getpid()))
             try:
                 fs = stack.enter_context(closing(RealFileSystem(Path(self.folder.path), self._clock)))
                 store, _ = open_store(self.folder.state / "state.db")

@@ -1,0 +1,64 @@
+"""The registry of synced folders, and what is told of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.errors import UsageProblem
+from client.state import Account
+from client.sync.folders import (
+    Folder,
+    StatusFile,
+    choose,
+    find,
+    list_folders,
+    load,
+    read_status,
+    register,
+    running,
+    write_status,
+)
+
+ANN = Account(
+    url="https://drive", email="ann@example.org", name="Ann", user_id=1, device_id=2, device_name="laptop", token="t"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
+    (tmp_path / "drive").mkdir()
+    return register(tmp_path / "drive", "/", ANN, None)
+
+
+def test_a_folder_is_found_by_its_path_and_only_so(folder: Folder, tmp_path: Path) -> None:
+    assert find(Path(folder.path)) == folder
+    assert list_folders() == [folder]
+    with pytest.raises(UsageProblem, match="is not synced by this computer"):
+        find(tmp_path)
+
+
+def test_what_is_left_out_stays_chosen(folder: Folder) -> None:
+    chosen = choose(folder, ["photos", "a"])
+    assert chosen.excluded == ["a", "photos"]
+    assert register(Path(folder.path), "/", ANN, None) == chosen == load(folder)
+    assert register(Path(folder.path), "/", ANN, ["b"]).excluded == ["b"]
+
+
+def test_a_folder_that_was_never_synced_is_offline(folder: Folder) -> None:
+    status = read_status(folder)
+    assert (status.state, status.running) == ("offline", False)
+    assert status.reason == "It has not been synced yet."
+
+
+def test_a_client_that_came_to_its_end_is_believed_and_one_that_was_killed_is_not(folder: Folder) -> None:
+    write_status(folder, StatusFile(state="blocked", reason="The account is full.", up_bytes_s=7))
+    assert read_status(folder).state == "offline", "it never said that it ended"
+    with running(folder):
+        told = read_status(folder)
+        assert (told.state, told.running, told.up_bytes_s) == ("blocked", True, 7)
+    write_status(folder, StatusFile(state="blocked", reason="The account is full.", up_bytes_s=7, ended=True))
+    told = read_status(folder)
+    assert (told.state, told.reason, told.running, told.up_bytes_s) == ("blocked", "The account is full.", False, 0)
