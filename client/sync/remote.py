@@ -59,6 +59,7 @@ class RemoteSide:
         self._own_device_id = own_device_id
         self._listing = False
         self.tick = 0
+        self.gone_seen = 0  # how often the feed told that something is not there any more
         self._told: dict[RemoteId, int] = {}
         self._places: dict[RemoteId, tuple[tuple[str, ...] | None, bool]] = {}
 
@@ -251,6 +252,7 @@ class RemoteSide:
 
     def _drop(self, node_id: RemoteId) -> None:
         if self._store.remote(node_id) is not None:
+            self.gone_seen += 1
             for gone in self._store.drop_remote(node_id):
                 self._told[gone] = self.tick
             self._places.clear()

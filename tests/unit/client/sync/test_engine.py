@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from client.errors import Refused, Unreachable
+from client.fs.base import Path
 from client.fs.fake import FakeDisk, FakeFileSystem
+from client.sync import engine
 from client.sync.contents import Tools
 from client.sync.disk import Disk
 from client.sync.engine import Engine, Settings, State
@@ -23,6 +25,7 @@ from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.store import Reader, Store
 from client.sync.transfer import Transfers
+from client.sync.tree import Stamp
 from client.sync.workers import Result, run
 from tests.kit.sim_service import SimConnection, SimService, sim_api
 
@@ -363,3 +366,50 @@ def test_transfers_that_fail_while_the_feed_works_are_known_to_fail_until_one_is
     rig.run()
     assert rig.engine.failing_since() is None
     assert rig.files() == {"theirs": b"theirs"}
+
+
+def test_deletes_that_turn_up_while_a_long_plan_is_carried_out_wait_for_a_yes_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "QUEUED_MAX", 5)
+    names = [f"f{number:03}" for number in range(200)]
+    for name in names:
+        rig.write(name, name.encode())
+    rig.run(steps=20_000)
+    for name in names[:50]:
+        rig.write(name, b"edited " + name.encode())
+    rig.look()
+    rig.run(lambda: rig.engine._pass is not None)
+    for name in names[60:]:
+        rig.disk.user.delete((name,))
+    rig.look()
+    rig.run(rig.engine.is_waiting, steps=20_000)
+    assert len(rig.remote()) == 200
+    assert rig.engine.status().state is State.BLOCKED
+
+
+@pytest.mark.parametrize("again", ["undeleted", "stored"])
+def test_what_comes_back_in_the_service_while_it_goes_from_the_disk_stays(rig: Rig, again: str) -> None:
+    rig.write("x", b"content")
+    rig.run()
+    rig.others.delete("/x")
+    other = Rig(service=rig.service)
+    other.tape.seed(2)  # so that its request keys are its own
+    trash = rig.fs.trash
+
+    def then_it_is_back(path: Path, expected: Stamp | None) -> None:
+        trash(path, expected)
+        if again == "undeleted":
+            rig.others.restore("/x", None)
+        else:
+            other.run()
+            other.write("x", b"content")
+            other.settle()
+        rig.feed.want()
+        rig.feed.step()
+
+    rig.fs.trash = then_it_is_back  # type: ignore[method-assign]
+    rig.settle()
+    rig.settle()
+    assert {path.strip("/") for path in rig.remote()} == {"x"}
+    assert rig.files() == {"x": b"content"}
