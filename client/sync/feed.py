@@ -134,7 +134,7 @@ class Feed:
         elif self.remote.to_list and not self.remote.is_listing:
             self._asking = True
             folder_id = self.remote.to_list[0]
-            self.workers.submit(partial(self._list, self.remote.path(folder_id)), partial(self._listed, folder_id))
+            self.workers.submit(partial(self._list, folder_id), partial(self._listed, folder_id))
         elif self._wanted or self.remote.is_listing:
             self._asking, self._wanted = True, False
             self.started += 1
@@ -183,6 +183,7 @@ class Feed:
         absorbed = self.remote.absorb(page)
         if absorbed.root_gone:
             self._begun = False  # looked up again: it may have been restored meanwhile
+            self._wanted = True
         if absorbed.announced:
             self.on_announced(absorbed.announced)
         if page.has_more and self._begun:
@@ -218,15 +219,25 @@ class Feed:
 
     # --- folders that came from elsewhere -----------------------------------------------------------------------
 
-    def _list(self, path: str | None) -> list[Metadata] | None:
-        if path is None:
-            return None
-        try:
-            return list(self.service.list_folder(path, recursive=True))
-        except Refused as refusal:
-            if refusal.code in MEAN_GONE:
-                return None
-            raise
+    def _list(self, folder_id: RemoteId) -> list[Metadata] | None:
+        """What is in the folder, wherever it is by now; None when it is gone. It is listed by its path, where another
+        one may stand as soon as it has moved: then once more."""
+        there = self.service.find_id(folder_id)
+        while there is not None:
+            refused: Refused | None = None
+            entries: list[Metadata] = []
+            try:
+                entries = list(self.service.list_folder(there.path, recursive=True))
+            except Refused as refusal:
+                if refusal.code not in MEAN_GONE:
+                    raise
+                refused = refusal
+            before, there = there.path, self.service.find_id(folder_id)
+            if there is not None and there.path == before:
+                if refused is not None:
+                    raise refused
+                return entries
+        return None
 
     def _listed(self, folder_id: RemoteId, result: Result[list[Metadata] | None]) -> None:
         self._asking = False
