@@ -25,6 +25,7 @@ from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_WHOLE_NAMESPACE: Final = 0  # the id in the delete of a share that ended
 _PLACES_KEPT: Final = 10_000
 SOURCE: Final = "service"  # of the problems that this module tells
 NO_STAMP: Final = Stamp(0, 0, 0, 0, 0)
@@ -180,9 +181,10 @@ class RemoteSide:
                 if change.upload_id is not None:
                     store.drop_pending(change.upload_id)
             case "delete":
-                if change.id == store.remote_root:
+                node_id = self._lost_root(change) if change.id == _WHOLE_NAMESPACE else RemoteId(change.id)
+                if node_id == store.remote_root:
                     return True
-                self._drop(RemoteId(change.id))
+                self._drop(node_id)
             case "pending":
                 if (row := self._pending_of(change)) is not None:
                     store.put_pending(row)
@@ -192,11 +194,19 @@ class RemoteSide:
                     store.drop_pending(change.upload_id)
         return False
 
+    def _lost_root(self, change: Change) -> RemoteId:
+        """Where a namespace stood that is not shared with this person any more."""
+        if self._store.fact("namespace") == str(change.namespace_id):
+            return self._store.remote_root
+        return RemoteId(int(self._store.fact(f"mount {change.namespace_id}") or 0))
+
     def _put_told(self, change: Change, metadata: Metadata) -> None:
         store = self._store
         node_id = RemoteId(change.id)
         known = store.remote(node_id)
         parent_id = self._parent_of(change, metadata)
+        if change.parent_id is None:
+            store.set_fact(f"mount {change.namespace_id}", str(node_id))
         if parent_id is None:
             # It is outside of the synced folder, or was moved out of it: for this computer it does not exist.
             self._drop(node_id)

@@ -1298,6 +1298,22 @@ def test_a_folder_made_anew_or_renamed_is_watched_at_its_place(pair: Pair) -> No
 # --- a share is removed; a folder is no longer selected ---------------------------------------------------------------
 
 
+def test_a_share_that_is_removed_takes_its_clean_files_and_leaves_the_changed_ones(
+    user: User, team: User, shared_appliance: Appliance, tmp_path: Path
+) -> None:
+    laptop = Device(user, tmp_path, "laptop")
+    laptop.put("own", b"own")
+    laptop.once()
+    laptop.put("Team/handbook.txt", b"scribbled")
+    leave_team(user, shared_appliance)
+    laptop.once(expect=None)
+    laptop.once(expect=None)
+    assert not laptop.path("Team/rules.txt").exists()
+    assert file_entry(b"scribbled").digest in laptop.contents()
+    assert laptop.read("own") == b"own"
+    assert team.content("/handbook.txt") == b"read me"
+
+
 # --- mass deletes -----------------------------------------------------------------------------------------------------
 
 

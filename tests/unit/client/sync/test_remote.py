@@ -259,3 +259,35 @@ def test_announced_versions_of_others_are_kept_until_they_end(store: Store) -> N
 )
 def test_paths_are_joined(folder: str, rest: tuple[str, ...], path: str) -> None:
     assert join(folder, *rest) == path
+
+
+def told_of_share(op: str, node: int, path: str, parent: int | None, text: str | None = None) -> Change:
+    change = told(op, node, path, parent, text)
+    change.namespace_id = 2
+    return change
+
+
+def test_a_share_that_ends_takes_its_tree_and_nothing_else(store: Store) -> None:
+    side = side_of(store)
+    page(
+        side,
+        told("put", 10, "/own", text="own"),
+        told_of_share("folder", 20, "/Team", None),
+        told_of_share("folder", 21, "/Team/folder", 20),
+        told_of_share("put", 22, "/Team/folder/file", 21, text="theirs"),
+    )
+    assert names(store) == {"own": 10, "Team": 20}
+    assert not side.absorb(
+        ChangesAnswer(changes=[told_of_share("delete", 0, "", None)], cursor="d", has_more=False)
+    ).root_gone
+    assert names(store) == {"own": 10}
+    assert store.remote(RemoteId(22)) is None
+
+
+def test_the_end_of_a_share_that_was_never_told_changes_nothing(store: Store) -> None:
+    side = side_of(store)
+    page(side, told("put", 10, "/own", text="own"))
+    assert not side.absorb(
+        ChangesAnswer(changes=[told_of_share("delete", 0, "", None)], cursor="d", has_more=False)
+    ).root_gone
+    assert names(store) == {"own": 10}
