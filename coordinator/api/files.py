@@ -25,6 +25,7 @@ from coordinator.metadata.values import (
     NamespaceId,
     PendingRecipe,
     Session,
+    Source,
     Upload,
     VersionInfo,
     Written,
@@ -287,9 +288,9 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
     """One entry as the metadata takes it, or why it cannot be taken; the others are not touched by that."""
     try:
         target = resolve(session, entry.path, Role.EDITOR)
-        if entry.upload_id is not None and entry.blocks:
-            raise BadRequest(reason="an entry names its blocks or an upload, not both")
-        if entry.upload_id is None and len(entry.blocks) != count_blocks(entry.size):
+        if bool(entry.blocks) + (entry.upload_id is not None) + (entry.copy_of is not None) > 1:
+            raise BadRequest(reason="an entry names its blocks, an upload or a version to copy, and only one of them")
+        if entry.upload_id is None and entry.copy_of is None and len(entry.blocks) != count_blocks(entry.size):
             raise SizeMismatch(received=len(entry.blocks) * BLOCK_BYTES, expected=entry.size)
         modified_at = as_utc(entry.mtime)
     except ApiError as error:
@@ -304,11 +305,12 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
         file_id=_file_id(entry.id),
         parent_id=_file_id(entry.parent_id),
         announced=entry.upload_id,
+        copied_from=None if entry.copy_of is None else Source(FileId(entry.copy_of.id), entry.copy_of.version),
     )
 
 
 def _announced_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
-    if entry.upload_id is not None:
+    if entry.upload_id is not None or entry.copy_of is not None:
         return BadRequest(reason="an announcement names its blocks")
     return _file_write(session, entry)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from coordinator.metadata import blocks, db, uploads
+from coordinator.metadata import blocks, db, files, uploads
 from coordinator.metadata.arrays import Bigints, Booleans, Bytes, Ints, Texts, Times
 from coordinator.metadata.batches import Run, check_write, refusal, split_into_runs
 from coordinator.metadata.entries import full_path
@@ -30,9 +30,12 @@ from coordinator.metadata.values import (
     UploadState,
     Written,
 )
-from coordinator.protocol.errors import ApiError, NotFound, SizeMismatch, UploadGone
+from coordinator.protocol.errors import ApiError, NotFound, SizeMismatch, TooLarge, UploadGone
 from coordinator.protocol.hashing import HASH_BYTES, content_hash
 from coordinator.protocol.types import Kind
+
+# Of all copies in one commit: what a body of the greatest length could have named. A copy names any number in a line.
+_COPIED_HASHES_BYTES_MAX: Final = 32 * 1024 * 1024
 
 _RESULT: Final = """c.o_ord, c.o_error, c.o_fact, c.o_fact2, c.o_missing, c.o_file, c.o_parent, c.o_path, c.o_name,
     c.o_version, c.o_modified_at, c.o_client_modified,
@@ -52,13 +55,22 @@ def commit_files(session: Session, writes: Sequence[FileWrite], request_key: str
     a commit with the same `request_key`, and of one of announced content that has become a version. The caller has
     checked that the session may write there.
     The errors: VersionConflict (`current_version`, `guard`), BlocksMissing (`missing`), QuotaExceeded, IsAFolder,
-    NotAFolder, SizeMismatch, NotFound and UploadGone (of the announcement).
+    NotAFolder, SizeMismatch, NotFound (the announcement, or the version to be copied), UploadGone, TooLarge.
     """
     results: dict[int, Entry | ApiError] = {}
     good = []
     announced = uploads.find_announced(session, [write.announced for write in writes if write.announced is not None])
+    copied = files.find_recipes(session, {write.copied_from for write in writes if write.copied_from is not None})
+    copied_bytes = 0
     for at, named in enumerate(writes):
-        write = named if named.announced is None else _with_content(named, announced.get(named.announced))
+        write: FileWrite | Entry | ApiError = named
+        if named.announced is not None:
+            write = _with_content(named, announced.get(named.announced))
+        elif named.copied_from is not None:
+            write = _with_copy(named, copied.get(named.copied_from))
+            copied_bytes += HASH_BYTES * len(write.hashes) if isinstance(write, FileWrite) else 0
+            if copied_bytes > _COPIED_HASHES_BYTES_MAX:
+                write = TooLarge(limit=f"{_COPIED_HASHES_BYTES_MAX // HASH_BYTES} blocks of copies at once")
         if not isinstance(write, FileWrite):
             results[at] = write
         elif (error := check_write(write)) is not None:
@@ -83,8 +95,23 @@ def _with_content(write: FileWrite, announced: Announced | None) -> FileWrite | 
         return _committed(write.target, announced.file_id, announced.version) or UploadGone()
     if announced.state is not UploadState.PENDING:
         return UploadGone()
-    ends = range(HASH_BYTES, len(announced.hashes) + 1, HASH_BYTES)
-    return replace(write, hashes=tuple(announced.hashes[end - HASH_BYTES : end] for end in ends))
+    return replace(write, hashes=_split(announced.hashes))
+
+
+def _with_copy(write: FileWrite, source: tuple[int, bytes] | None) -> FileWrite | ApiError:
+    """The write with the hashes of the version that it copies."""
+    if source is None:
+        return NotFound(what="version")
+    size, hashes = source
+    return (
+        replace(write, hashes=_split(hashes))
+        if size == write.size_bytes
+        else SizeMismatch(received=size, expected=write.size_bytes)
+    )
+
+
+def _split(hashes: bytes) -> tuple[bytes, ...]:
+    return tuple(hashes[end - HASH_BYTES : end] for end in range(HASH_BYTES, len(hashes) + 1, HASH_BYTES))
 
 
 def _committed(target: Target, file_id: FileId, version: int) -> Entry | None:

@@ -8,13 +8,13 @@ at a thousand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from coordinator.metadata import db
-from coordinator.metadata.arrays import Bigints, Texts
+from coordinator.metadata.arrays import Bigints, Ints, Texts
 from coordinator.metadata.entries import (
     ENTRY,
     ENTRY_COLUMNS,
@@ -38,6 +38,7 @@ from coordinator.metadata.values import (
     NamespaceId,
     Recipe,
     Session,
+    Source,
     Target,
     TrashPage,
     VersionInfo,
@@ -283,6 +284,31 @@ def list_hashes(target: Target, version: int | None) -> tuple[VersionInfo, list[
         raise NotFound(what="version")
     whole = found[0][-1] or b""
     return version_of(found[0][2:-1]), [whole[at : at + 32] for at in range(0, len(whole), 32)]
+
+
+def find_recipes(session: Session, sources: Collection[Source]) -> dict[Source, tuple[int, bytes]]:
+    """(size, all block hashes) of the versions that the caller may read; the others are left out."""
+    if not sources:
+        return {}
+    found = db.rows(
+        """SELECT v.file_id, v.version, v.size_bytes, h.hashes
+           FROM unnest(%s::bigint[], %s::integer[]) AS q(file_id, version)
+           CROSS JOIN LATERAL unnest(%s::bigint[]) AS n(id)
+           CROSS JOIN LATERAL (
+               SELECT * FROM file_version v WHERE v.namespace_id = n.id AND v.file_id = q.file_id
+                  AND v.version = q.version LIMIT 1) v
+           LEFT JOIN LATERAL (
+               SELECT string_agg(b.hash, ''::bytea ORDER BY p.block_index) AS hashes FROM (
+                   SELECT * FROM version_block p WHERE p.namespace_id = v.namespace_id AND p.file_id = v.file_id
+                      AND p.version = v.version OFFSET 0) p
+               CROSS JOIN LATERAL (SELECT b.hash FROM block b WHERE b.id = p.block_id LIMIT 1) b) h ON true""",
+        (
+            Bigints(source.file_id for source in sources),
+            Ints(source.version for source in sources),
+            Bigints(session.namespace_ids),
+        ),
+    )
+    return {Source(row[0], row[1]): (row[2], row[3] or b"") for row in found}
 
 
 # --- the trash --------------------------------------------------------------------------------------------------

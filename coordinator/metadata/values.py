@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType
 
 from coordinator.protocol.errors import ApiError
 from coordinator.protocol.types import Kind, Role
@@ -203,12 +203,19 @@ class TrashPage:
     next_page: str | None
 
 
+class Source(NamedTuple):
+    """A version of a file, in whatever namespace."""
+
+    file_id: FileId
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class FileWrite:
     """One file to be written: `hashes` of its blocks in order; `base_version` 0 or None where no file may be yet.
 
-    `announced` is an upload of the caller whose hashes these are (in a commit, where `hashes` is empty then). `file_id`
-    and `parent_id` guard what stands at the target and the folder that it is in.
+    In a commit `hashes` is empty where the content is that of `announced`, an upload of the caller, or of the version
+    `copied_from`. `file_id` and `parent_id` guard what stands at the target and the folder that it is in.
     """
 
     target: Target
@@ -220,6 +227,7 @@ class FileWrite:
     file_id: FileId | None = None
     parent_id: FileId | None = None
     announced: str | None = None
+    copied_from: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

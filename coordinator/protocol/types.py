@@ -263,12 +263,20 @@ class MissingAnswer(Answer):
     missing: list[str]
 
 
+class CopySource(Body):
+    """A version of a file that the caller may read, wherever it is; also of one in the trash."""
+
+    id: FileNumber
+    version: VersionNumber
+
+
 class CommitEntry(Body):
     """One file to be written: `base_version` 0 (or None) where no file may be there yet, else the version it replaces.
 
-    `blocks` are the hashes in order; their number must fit `size`. In a commit `upload_id` may stand instead: the
-    content that was announced under it, by the same user. Guards (see MoveBody): `id` is the file that `base_version`
-    is of; `parent_id` the folder that the path must lead into, and no folder is made then.
+    `blocks` are the hashes in order; their number must fit `size`. In a commit one of two may stand instead:
+    `upload_id`, the content that was announced under it by the same user, or `copy_of`, that of a version. Guards (see
+    MoveBody): `id` is the file that `base_version` is of; `parent_id` the folder that the path must lead into, and no
+    folder is made then.
     """
 
     path: Path
@@ -280,6 +288,7 @@ class CommitEntry(Body):
     id: FileNumber | None = None
     parent_id: FileNumber | None = None
     upload_id: UploadKey | None = None
+    copy_of: CopySource | None = None
 
 
 class AnnounceBody(Body):
