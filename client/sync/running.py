@@ -146,7 +146,8 @@ class Running:
             raise UsageProblem(reason=f"{self.folder.path} is being synced already by another process.") from None
         self._rescued = fs.recover()
         generation = int(store.fact("generation") or 0)
-        if store.remote_root and (there is None or not root.fits(there.generation, generation)):
+        fits = there is not None and root.fits(there.generation, generation) and not _is_replaced(fs, store)
+        if store.remote_root and not fits:
             store.drop_all_synced()
         generation = max(generation, there.generation if there is not None else 0) + 1
         with store.transaction(durable=True):
@@ -368,6 +369,13 @@ class _Speed:
 
 def exit_code(status: StatusFile) -> ExitCode:
     return ExitCode.DONE if status.state == State.IN_SYNC else ExitCode.UNAVAILABLE
+
+
+def _is_replaced(fs: FileSystem, store: Store) -> bool:
+    """Whether the root is another folder than the one that was looked at last: put back from a backup, whose marker may
+    be as new as the database although its files are not, or copied to another disk."""
+    known = store.local(store.local_root)
+    return known is not None and known.stamp.inode not in (0, fs.stat(()).inode)  # 0: it was never looked at
 
 
 def _tidy(fs: FileSystem, clock: Clock) -> None:
