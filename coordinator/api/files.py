@@ -44,6 +44,7 @@ from coordinator.protocol.types import (
     CommitEntry,
     CommitResult,
     CopyBody,
+    CopySource,
     CreateFolderBody,
     DeleteBody,
     Deleted,
@@ -305,8 +306,12 @@ def _file_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:
         file_id=_file_id(entry.id),
         parent_id=_file_id(entry.parent_id),
         announced=entry.upload_id,
-        copied_from=None if entry.copy_of is None else Source(FileId(entry.copy_of.id), entry.copy_of.version),
+        copied_from=None if entry.copy_of is None else _source(entry.copy_of),
     )
+
+
+def _source(source: CopySource) -> Source:
+    return Source(FileId(source.id), source.version, bytes.fromhex(source.content_hash))
 
 
 def _announced_write(session: Session, entry: CommitEntry) -> FileWrite | ApiError:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from coordinator.metadata import db
-from coordinator.metadata.arrays import Bigints, Ints, Texts
+from coordinator.metadata.arrays import Bigints, Bytes, Ints, Texts
 from coordinator.metadata.entries import (
     ENTRY,
     ENTRY_COLUMNS,
@@ -287,16 +287,16 @@ def list_hashes(target: Target, version: int | None) -> tuple[VersionInfo, list[
 
 
 def find_recipes(session: Session, sources: Collection[Source]) -> dict[Source, tuple[int, bytes]]:
-    """(size, all block hashes) of the versions that the caller may read; the others are left out."""
+    """(size, all block hashes) of the versions that the caller may read and that are as told; others are left out."""
     if not sources:
         return {}
     found = db.rows(
-        """SELECT v.file_id, v.version, v.size_bytes, h.hashes
-           FROM unnest(%s::bigint[], %s::integer[]) AS q(file_id, version)
+        """SELECT v.file_id, v.version, v.content_hash, v.size_bytes, h.hashes
+           FROM unnest(%s::bigint[], %s::integer[], %s::bytea[]) AS q(file_id, version, content)
            CROSS JOIN LATERAL unnest(%s::bigint[]) AS n(id)
            CROSS JOIN LATERAL (
                SELECT * FROM file_version v WHERE v.namespace_id = n.id AND v.file_id = q.file_id
-                  AND v.version = q.version LIMIT 1) v
+                  AND v.version = q.version AND v.content_hash = q.content LIMIT 1) v
            LEFT JOIN LATERAL (
                SELECT string_agg(b.hash, ''::bytea ORDER BY p.block_index) AS hashes FROM (
                    SELECT * FROM version_block p WHERE p.namespace_id = v.namespace_id AND p.file_id = v.file_id
@@ -305,10 +305,11 @@ def find_recipes(session: Session, sources: Collection[Source]) -> dict[Source, 
         (
             Bigints(source.file_id for source in sources),
             Ints(source.version for source in sources),
+            Bytes(source.content_hash for source in sources),
             Bigints(session.namespace_ids),
         ),
     )
-    return {Source(row[0], row[1]): (row[2], row[3] or b"") for row in found}
+    return {Source(*row[:3]): (row[3], row[4] or b"") for row in found}
 
 
 # --- the trash --------------------------------------------------------------------------------------------------

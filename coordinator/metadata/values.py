@@ -204,10 +204,11 @@ class TrashPage:
 
 
 class Source(NamedTuple):
-    """A version of a file, in whatever namespace."""
+    """A version of a file, in whatever namespace, with the content that it must have."""
 
     file_id: FileId
     version: int
+    content_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,10 +264,15 @@ class MissingAnswer(Answer):
 
 
 class CopySource(Body):
-    """A version of a file that the caller may read, wherever it is; also of one in the trash."""
+    """A version of a file that the caller may read, wherever it is; also of one in the trash.
+
+    `content_hash` is the content that it must have: after a service was restored from a backup, a number may mean
+    another version.
+    """
 
     id: FileNumber
     version: VersionNumber
+    content_hash: HashHex
 
 
 class CommitEntry(Body):

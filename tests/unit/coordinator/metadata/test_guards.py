@@ -180,18 +180,20 @@ def test_a_repeat_is_answered_by_the_upload_wherever_the_file_went(anna: Person)
 # --- commit of a copy
 
 
-def copy_of(person: Person, path: str, file_id: int, version: int, size: int) -> FileWrite:
-    return FileWrite(person.at(path), size, (), None, copied_from=Source(FileId(file_id), version))
+def copy_of(person: Person, path: str, version: Entry, size: int | None = None) -> FileWrite:
+    assert version.content_hash is not None
+    source = Source(version.id, version.version, version.content_hash)
+    return FileWrite(person.at(path), version.size_bytes if size is None else size, (), None, copied_from=source)
 
 
 def test_copies_have_the_content_of_the_versions_that_they_name(anna: Person) -> None:
     old = anna.put("/f", "x", "y")
-    anna.put("/f", "z", base=1)
-    size = anna.write("/f", "x", "y").size_bytes
+    new = anna.put("/f", "z", base=1)
+    size = old.size_bytes
     results = anna.commit(
-        copy_of(anna, "/a/g", old.id, 1, size),
-        copy_of(anna, "/a/h", old.id, 1, size),
-        copy_of(anna, "/i", old.id, 2, 100),
+        copy_of(anna, "/a/g", old),
+        copy_of(anna, "/a/h", old),
+        copy_of(anna, "/i", new),
     )
     assert [outcome(result) for result in results] == [1, 1, 1]
     assert files.list_hashes(anna.at("/a/g"), None)[1] == list(anna.write("/a/g", "x", "y").hashes)
@@ -201,19 +203,19 @@ def test_copies_have_the_content_of_the_versions_that_they_name(anna: Person) ->
 
 def test_an_empty_file_can_be_copied(anna: Person) -> None:
     empty = anna.put("/f")
-    assert outcome(anna.commit(copy_of(anna, "/g", empty.id, 1, 0))[0]) == 1
+    assert outcome(anna.commit(copy_of(anna, "/g", empty))[0]) == 1
 
 
 def test_a_version_in_the_trash_can_be_copied(anna: Person) -> None:
     old = anna.put("/f", "x")
     trees.delete(anna.session, anna.at("/f"))
-    assert outcome(anna.commit(copy_of(anna, "/g", old.id, 1, 100))[0]) == 1
+    assert outcome(anna.commit(copy_of(anna, "/g", old))[0]) == 1
 
 
 def test_a_copy_is_guarded_like_any_other_commit(anna: Person) -> None:
     old, other = anna.put("/f", "x"), anna.put("/g", "y")
     there = folder(anna, "/a")
-    write = replace(copy_of(anna, "/g", old.id, 1, 100), base_version=1)
+    write = replace(copy_of(anna, "/g", old), base_version=1)
     assert outcome(anna.commit(replace(write, file_id=FileId(other.id + 100)))[0]) == "id"
     assert outcome(anna.commit(replace(write, base_version=None))[0]) is None
     assert outcome(anna.commit(replace(write, parent_id=there))[0]) == "parent_id"
@@ -222,7 +224,7 @@ def test_a_copy_is_guarded_like_any_other_commit(anna: Person) -> None:
 
 def test_a_copy_sent_again_under_the_same_key_is_one(anna: Person) -> None:
     old, _ = anna.put("/f", "x"), anna.put("/g", "y")
-    write = replace(copy_of(anna, "/g", old.id, 1, 100), base_version=1)
+    write = replace(copy_of(anna, "/g", old), base_version=1)
     [first] = commits.commit_files(anna.session, [write], "key").results
     anna.put("/g", "z", base=2)
     [again] = commits.commit_files(anna.session, [write], "key").results
@@ -233,13 +235,14 @@ def test_a_copy_sent_again_under_the_same_key_is_one(anna: Person) -> None:
 def test_what_cannot_be_copied(anna: Person, ben: Person) -> None:
     old, foreign = anna.put("/f", "x"), ben.put("/f", "x")
     before = seq(anna)
-    unknown, newer, not_hers, longer = anna.commit(
-        copy_of(anna, "/a", 10**9, 1, 100),
-        copy_of(anna, "/b", old.id, 2, 100),
-        copy_of(anna, "/c", foreign.id, 1, 100),
-        copy_of(anna, "/d", old.id, 1, 101),
+    unknown, newer, other, not_hers, longer = anna.commit(
+        copy_of(anna, "/a", replace(old, id=FileId(10**9))),
+        copy_of(anna, "/b", replace(old, version=2)),
+        copy_of(anna, "/c", replace(old, content_hash=bytes(32))),
+        copy_of(anna, "/d", foreign),
+        copy_of(anna, "/e", old, 101),
     )
-    for error in (unknown, newer, not_hers):
+    for error in (unknown, newer, other, not_hers):
         assert isinstance(error, NotFound)
         assert error.facts["what"] == "version"
     assert isinstance(longer, SizeMismatch)
@@ -249,24 +252,24 @@ def test_what_cannot_be_copied(anna: Person, ben: Person) -> None:
 def test_a_copy_into_another_account_needs_its_blocks_there(anna: Person, ben: Person) -> None:
     share(anna, "Team", a=(anna, Role.OWNER), b=(ben, Role.EDITOR))
     own, shared = ben.put("/f", "x"), anna.put("/Team/f", "y")
-    [there] = ben.commit(copy_of(ben, "/Team/g", own.id, 1, 100))
+    [there] = ben.commit(copy_of(ben, "/Team/g", own))
     assert isinstance(there, BlocksMissing)
-    [here] = ben.commit(copy_of(ben, "/g", shared.id, 1, 100))
+    [here] = ben.commit(copy_of(ben, "/g", shared))
     assert isinstance(here, BlocksMissing)
-    assert outcome(ben.commit(copy_of(ben, "/Team/g", shared.id, 1, 100))[0]) == 1
+    assert outcome(ben.commit(copy_of(ben, "/Team/g", shared))[0]) == 1
 
 
 def test_a_copy_counts_for_the_quota(anna: Person) -> None:
     old = anna.put("/f", "x")
     db.run("UPDATE user_account SET quota_bytes = 150")
-    [full] = anna.commit(copy_of(anna, "/g", old.id, 1, 100))
+    [full] = anna.commit(copy_of(anna, "/g", old))
     assert isinstance(full, QuotaExceeded)
 
 
 def test_copies_of_one_commit_have_an_end(anna: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commits, "_COPIED_HASHES_BYTES_MAX", 64)
     old = anna.put("/f", "x")
-    *some, refused = anna.commit(*(copy_of(anna, f"/{number}", old.id, 1, 100) for number in range(3)))
+    *some, refused = anna.commit(*(copy_of(anna, f"/{number}", old) for number in range(3)))
     assert [outcome(result) for result in some] == [1, 1]
     assert isinstance(refused, TooLarge)
 
