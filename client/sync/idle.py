@@ -7,6 +7,7 @@ Does not: compare (check.py), or keep anything from going on: it runs in a worke
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -52,8 +53,8 @@ class IdleCheck:
         self._due = self.clock.monotonic() + AGAIN_S
         try:
             found = result.get().differences
-        except (OSError, ClientError):
-            return  # the disk or the service does not answer: the engine tells that
+        except (OSError, sqlite3.Error, ClientError):
+            return  # the disk, the database or the service does not answer: the engine tells that
         if not self.engine.is_settled() or self.engine.remote.cursor != self._cursor:
             return
         certain = lasting(self._suspected, found)
