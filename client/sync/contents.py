@@ -12,6 +12,7 @@ from client.fs.base import FileSystem, Path
 from client.sync.apply import Placed, Told
 from client.sync.jobs import Parallel
 from client.sync.limits import RateLimit
+from client.sync.store import SyncedContent
 from client.sync.tree import LocalId
 from coordinator.protocol.delta import Delta
 from coordinator.protocol.hashing import BLOCK_BYTES
@@ -82,6 +83,9 @@ class Known(Protocol):
 
     def find_block(self, block: bytes) -> Sequence[tuple[Path, int]]:
         """Files that held the block when they were last read, and its position in them."""
+
+    def find_content(self, digest: bytes) -> Sequence[SyncedContent]:
+        """Some of the files that had this content when both sides last agreed on them."""
 
 
 @dataclass

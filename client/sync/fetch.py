@@ -1,8 +1,9 @@
 """Fetching remote contents into parts: temporary files of the synced folder, named by the content they are to hold.
 
-An interrupted download, one that begins before the version is complete, and the final one share a part. What a block
-holds is looked for, in this order: in the part, in other local files, in the file that is replaced together with the
-few bytes that were new (a delta), in the service.
+An interrupted download, one that begins before the version is complete, and the final one share a part. A content that
+a local file has is copied from there without a word. Otherwise, what a block holds is looked for, in this order: in the
+part, in other local files, in the file that is replaced together with the few bytes that were new (a delta), in the
+service.
 Guarantees: a part that `fetch` returns holds exactly the wanted content, each block checked by its hash, and is on the
 disk. Does not: give it its name (transfer.py), retry.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from client.errors import BadAnswer, DamagedTransfer, Refused
-from client.fs.base import Path, TempFile
+from client.fs.base import Path, ReadFile, TempFile
 from client.sync.contents import Learned, Tools, is_signed
 from client.sync.tree import Content
 from coordinator.protocol.delta import BlockDelta, Copy
@@ -117,9 +119,10 @@ def open_part(tools: Tools, size: int, content: Content) -> Part:
 
 def fetch(tools: Tools, wanted: Wanted, part: Part) -> None:
     """Complete the part. Raises ClientError, OSError."""
-    if not part.blocks and wanted.size < ASK_RECIPE_BYTES_MIN:
+    found = not part.blocks and wanted.size and _copy_whole(tools, part)
+    if not found and not part.blocks and wanted.size < ASK_RECIPE_BYTES_MIN:
         _fetch_small(tools, wanted, part)
-    else:
+    elif not found:
         if not part.blocks:
             recipe = tools.service.blocks(wanted.remote_path, wanted.version)
             part.set_recipe(recipe, tools.service.url, wanted.remote_path)
@@ -167,6 +170,50 @@ def fetch_block(
             tools.traffic.fetched(size)
             return
     raise DamagedTransfer(path=path)
+
+
+class _Unusable(Exception):
+    """A local file cannot be read, or is shorter than it was."""
+
+
+def _copy_whole(tools: Tools, part: Part) -> bool:
+    """From a local file with the same content: then not even the recipe is asked for."""
+    for source in tools.known.find_content(part.digest):
+        part.blocks = [b""] * count_blocks(part.size)
+        _check_space(tools, part)
+        with suppress(_Unusable), _reading(tools, source.path) as file:
+            jobs = (partial(_copy_block, tools, part, file, index) for index in range(len(part.blocks)))
+            tools.parallel.run_all(jobs, CHECKED_AT_ONCE)
+        if content_hash(part.blocks) == part.digest:
+            tools.traffic.had(part.size)
+            return True
+        part.blocks = []
+        part.have.clear()
+        part.signatures.clear()
+    return False
+
+
+@contextmanager
+def _reading(tools: Tools, path: Path) -> Iterator[ReadFile]:
+    try:
+        file = tools.fs.open(path)
+    except OSError as error:
+        raise _Unusable from error
+    with file:
+        yield file
+
+
+def _copy_block(tools: Tools, part: Part, file: ReadFile, index: int) -> None:
+    with tools.buffers.take() as buffer:
+        plain = memoryview(buffer)[: block_size(part.size, index)]
+        try:
+            complete = file.read_at(index * BLOCK_BYTES, plain) == len(plain)
+        except OSError as error:
+            raise _Unusable from error
+        if not complete:
+            raise _Unusable
+        part.blocks[index] = hash_block(plain)
+        part.put(index, plain)
 
 
 def _fetch_small(tools: Tools, wanted: Wanted, part: Part) -> None:

@@ -2,7 +2,8 @@
 
 A large file is announced before anything travels, so other devices fetch along. Of a block that the service lacks only
 those bytes travel that the replaced version does not have, wherever in it; blocks that have little in common with it
-travel whole. Run again after a break, the service is asked what it still lacks.
+travel whole. A copy of a file that is synced is told as such. Run again after a break, the service is asked what it
+still lacks.
 Guarantees: what is committed has exactly the content that the plan knows (`ToUpload.local`): every block that travels
 is checked by its hash, here or by the service, and a file that is not like that any more is Stale. A commit replaces
 only the version that it is based on, in the folder that it is meant for.
@@ -26,6 +27,7 @@ from client.sync.apply import Outcome, Stale
 from client.sync.carry import ToUpload
 from client.sync.contents import Learned, Sent, Tools, is_signed
 from client.sync.jobs import Job
+from client.sync.store import SyncedContent
 from coordinator.protocol.delta import (
     DELTA_BASE_BLOCKS_MAX,
     DELTA_BODY_BYTES_MAX,
@@ -36,7 +38,7 @@ from coordinator.protocol.delta import (
     Op,
 )
 from coordinator.protocol.hashing import BLOCK_BYTES, block_size, content_hash, count_blocks, hash_block
-from coordinator.protocol.types import CommitEntry, CommitResult
+from coordinator.protocol.types import CommitEntry, CommitResult, CopySource
 
 if TYPE_CHECKING:
     from client.sync.delta import BlockCopies
@@ -52,6 +54,7 @@ _OP_BYTES: Final = 16  # of one operation at the most
 _BASE_WINDOW: Final = 1024  # blocks of the old version that are searched at once: 4 GiB take 30 MB
 _BASE_STEP: Final = 256  # and how far it may go on before the window moves
 _COMMITS_MAX: Final = 3
+_NO_COPY: Final = frozenset({"not_found", "size_mismatch", "blocks_missing", "bad_request", "too_large"})
 _CHANGED: Final = frozenset({"hash_mismatch", "size_mismatch"})
 
 
@@ -94,19 +97,31 @@ class LocalContent:
         return self.read(offset, memoryview(bytearray(size)))
 
 
-def entry_of(one: ToUpload, blocks: Sequence[bytes], upload_id: str | None = None) -> CommitEntry:
+def entry_of(
+    one: ToUpload, blocks: Sequence[bytes], upload_id: str | None = None, source: SyncedContent | None = None
+) -> CommitEntry:
+    """By its blocks, or by what was announced, or as a copy."""
     assert one.local.content is not None
+    digest = one.local.content.digest.hex()
     return CommitEntry(
         path=one.remote_path,
         size=one.local.stamp.size,
-        blocks=[] if upload_id is not None else [block.hex() for block in blocks],
+        blocks=[block.hex() for block in blocks] if upload_id is None and source is None else [],
         base_version=one.base.version if one.base is not None else 0,
         mtime=datetime_of(one.local.stamp.mtime_ns),
         executable=one.local.content.executable,
         id=one.base.id if one.base is not None else None,
         parent_id=one.parent_id,
         upload_id=upload_id,
+        copy_of=None if source is None else CopySource(id=source.id, version=source.version, content_hash=digest),
     )
+
+
+def find_copy(tools: Tools, one: ToUpload) -> SyncedContent | None:
+    """A file of the service that has this content already, as far as is known here."""
+    if one.local.content is None or not one.local.stamp.size:
+        return None
+    return next(iter(tools.known.find_content(one.local.content.digest)), None)
 
 
 # --- small files ------------------------------------------------------------------------------------------------
@@ -114,11 +129,12 @@ def entry_of(one: ToUpload, blocks: Sequence[bytes], upload_id: str | None = Non
 
 @dataclass(frozen=True, slots=True)
 class _Small:
-    """A small file, read and hashed; an empty one has no block."""
+    """A small file, read and hashed; an empty one has no block. `source`: what it is a copy of."""
 
     one: ToUpload
     plain: bytes
     blocks: tuple[bytes, ...]
+    source: SyncedContent | None
 
 
 def send_small(tools: Tools, files: Sequence[ToUpload]) -> list[Outcome]:
@@ -141,7 +157,7 @@ def _read_small(tools: Tools, one: ToUpload) -> _Small | Outcome:
             return Stale(local=True)
         blocks = (hash_block(plain),) if plain else ()
         if content_hash(blocks) == one.local.content.digest:
-            found.append(_Small(one, plain, blocks))
+            found.append(_Small(one, plain, blocks, find_copy(tools, one)))
         return Stale(local=True)
 
     outcome = apply.touching(one.path, read)
@@ -152,14 +168,17 @@ def _store_small(tools: Tools, going: Sequence[_Small]) -> list[Outcome]:
     if not going:
         return []
     try:
-        _send_batch(tools, going)
-        results = tools.service.commit([entry_of(small.one, small.blocks) for small in going], tools.new_key())
+        _send_batch(tools, [small for small in going if small.source is None])
+        entries = [entry_of(small.one, small.blocks, source=small.source) for small in going]
+        results = tools.service.commit(entries, tools.new_key())
     except ClientError as error:
         return [apply.refused(error)] * len(going)
     return [_small_outcome(tools, small, result) for small, result in zip(going, results, strict=True)]
 
 
 def _send_batch(tools: Tools, going: Sequence[_Small]) -> None:
+    if not going:
+        return
     path = going[0].one.remote_path
     blocks = {block: small.plain for small in going for block in small.blocks}
     size = sum(map(len, blocks.values()))
@@ -182,24 +201,27 @@ def _small_outcome(tools: Tools, small: _Small, result: CommitResult) -> Outcome
             from client.sync import delta  # noqa: PLC0415  # loads numpy
 
             signatures = delta.sign(small.plain, small.blocks[0])
+        if small.source is not None:
+            tools.traffic.had(len(small.plain))
         return Sent(result.metadata, Learned(small.one.local.content.digest, small.blocks, signatures))
     refusal = refused_entry(result.error or {})
-    if refusal.code == "blocks_missing":
+    if refusal.code == "blocks_missing" or (small.source is not None and refusal.code in _NO_COPY):
         # A mounted folder is another namespace, which the batch's path did not name; or they were let go just then.
-        return send_large(tools, small.one)
+        return send_large(tools, small.one, as_copy=False)
     return apply.refused(refusal)
 
 
 # --- one large file ---------------------------------------------------------------------------------------------
 
 
-def send_large(tools: Tools, one: ToUpload) -> Outcome:
-    """A file of any size by itself."""
+def send_large(tools: Tools, one: ToUpload, *, as_copy: bool = True) -> Outcome:
+    """A file of any size by itself. `as_copy`: see whether the service has its content as another file."""
 
     def send() -> Outcome:
         try:
             with LocalContent(tools, one) as file:
-                return _Sending(tools, one, file).run()
+                sending = _Sending(tools, one, file)
+                return (sending.copy() if as_copy else None) or sending.run()
         except Changed:
             return Stale(local=True)
         except Refused as refusal:
@@ -224,6 +246,25 @@ class _Sending:
         self._deltas_fail = False
         self._signed = is_signed(file.size)
         self._signatures: dict[int, bytes | memoryview] = {}
+
+    def copy(self) -> Outcome | None:
+        """As a copy of what the service has, told in a line; None where that cannot be."""
+        tools, source = self._tools, find_copy(self._tools, self._one)
+        if source is None:
+            return None
+        entry = entry_of(self._one, (), source=source)
+        [result] = tools.service.commit([entry], tools.new_key())
+        if result.metadata is None:
+            refusal = refused_entry(result.error or {})
+            return None if refusal.code in _NO_COPY else apply.refused(refusal)
+        tools.traffic.had(self._file.size)
+        recipe = tools.known.blocks_of(source.local_id)
+        blocks = self._known_blocks() or (recipe[1] if recipe is not None and recipe[0] == self._digest else None)
+        if blocks is None:
+            return Sent(result.metadata)
+        signed = tools.known.signature(source.local_id)
+        signatures = signed[1] if signed is not None and signed[0] == self._digest else None
+        return Sent(result.metadata, Learned(self._digest, tuple(blocks), signatures))
 
     def run(self) -> Outcome:
         if self._blocks and not self._blocks[0]:

@@ -98,7 +98,7 @@ class Synced(_Table):
     name = peewee.TextField()
     is_folder = peewee.IntegerField()
     version = peewee.IntegerField()
-    digest = peewee.BlobField(null=True)
+    digest = peewee.BlobField(null=True, index=True)
     executable = peewee.IntegerField()
 
 
@@ -225,6 +225,7 @@ _BELOW: Final = """WITH RECURSIVE below(id) AS (
     SELECT id FROM below"""
 _BELOW_REMOTE: Final = _BELOW.format(table="remote")
 _BELOW_LOCAL: Final = _BELOW.format(table="local")
+_FIND_CONTENT: Final = f"SELECT {_SYNCED} FROM synced WHERE digest = ? ORDER BY id LIMIT ?"
 _GET_RECIPE: Final = "SELECT digest, hashes FROM recipe WHERE local_id = ?"
 _GET_SIGNATURE: Final = "SELECT digest, data FROM signature WHERE local_id = ?"
 _FIND_BLOCK: Final = """SELECT p.local_id, p.position FROM block_place p JOIN recipe r ON r.local_id = p.local_id
@@ -260,6 +261,16 @@ class PendingUpload:
     size: int
     content: Content
     device_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncedContent:
+    """Version `version` of the service's file `id` has the content, and so had the local file at `path`."""
+
+    id: RemoteId
+    version: int
+    local_id: LocalId
+    path: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -879,6 +890,15 @@ class Reader:
             if (path := self._path(local_id)) is not None:
                 places.append((path, position))
         return places
+
+    def find_content(self, digest: bytes, limit: int = 3) -> list[SyncedContent]:
+        """Files that had this content when both sides last agreed on them."""
+        found = []
+        for row in self._rows(_FIND_CONTENT, (digest, limit)):
+            node = _synced_of(row)
+            if (path := self._path(node.local_id)) is not None:
+                found.append(SyncedContent(node.id, node.version, node.local_id, path))
+        return found
 
     def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
         """Content hash and block hashes of a local file as it was last read."""

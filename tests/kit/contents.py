@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from client.fs.base import Path
 from client.sync.contents import Learned
+from client.sync.store import SyncedContent
 from client.sync.tree import LocalId
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
 
@@ -29,11 +30,12 @@ def digest_of(plain: bytes) -> bytes:
 @dataclass
 class Memory:
     """contents.Known, as a device's database would be. `read` is what the scan saw, `learned` what was synced, `places`
-    where blocks lie."""
+    where blocks lie, `synced` where contents do."""
 
     learned: dict[LocalId, Learned] = field(default_factory=dict)
     places: dict[bytes, list[tuple[Path, int]]] = field(default_factory=dict)
     read: dict[LocalId, tuple[bytes, list[bytes]]] = field(default_factory=dict)
+    synced: dict[bytes, list[SyncedContent]] = field(default_factory=dict)
 
     def blocks_of(self, local_id: LocalId) -> tuple[bytes, list[bytes]] | None:
         return self.read.get(local_id)
@@ -44,6 +46,9 @@ class Memory:
 
     def find_block(self, block: bytes) -> Sequence[tuple[Path, int]]:
         return self.places.get(block, [])
+
+    def find_content(self, digest: bytes) -> Sequence[SyncedContent]:
+        return self.synced.get(digest, [])
 
     def hold(self, path: Path, blocks: Sequence[bytes]) -> None:
         """The file at `path` holds these."""

@@ -301,6 +301,13 @@ class SimService:
         if entry.upload_id is not None:
             upload = self._upload(entry.upload_id)
             entry = msgspec.structs.replace(entry, blocks=upload.entry.blocks)
+        elif entry.copy_of is not None:
+            source = self._version(entry.copy_of.id, entry.copy_of.version)
+            if source is None or source.content != entry.copy_of.content_hash:
+                raise errors.NotFound(what="version")
+            if source.size != entry.size:
+                raise errors.SizeMismatch(received=source.size, expected=entry.size)
+            entry = msgspec.structs.replace(entry, blocks=list(source.blocks))
         content = _content_of(entry)
         names = split_path(entry.path)
         keys = tuple(map(name_key, names))
@@ -364,6 +371,11 @@ class SimService:
             upload.state = "complete"
         self._tell("put", node, device, upload.id if upload is not None and was_pending else None)
         return self.metadata(node)
+
+    def _version(self, file_id: int, number: int) -> Version | None:
+        node = self.nodes.get(file_id)
+        versions = (node.versions if node is not None else None) or []
+        return next((version for version in versions if version.number == number), None)
 
     def end_upload(self, upload_id: str) -> None:
         """As when its time is over."""

@@ -21,7 +21,7 @@ from client.sync.carry import ToDownload, ToUpload
 from client.sync.contents import Fetched, Learned, Sent, Tools
 from client.sync.jobs import Job, OneByOne
 from client.sync.limits import RateLimit
-from client.sync.store import PendingUpload
+from client.sync.store import PendingUpload, SyncedContent
 from client.sync.transfer import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
@@ -820,3 +820,88 @@ def test_jobs_are_taken_as_they_are_needed(a: Device) -> None:
 
     a.transfers.tools = replace(a.tools, parallel=Watching())
     a.send(a.write("f", noise(9 * MIB, 1)))
+
+
+# --- copies
+
+
+def sync(device: Device, node: LocalNode) -> RemoteNode:
+    """Send it and remember that both sides have it."""
+    remote = device.send(node)
+    know(device, node, remote)
+    return remote
+
+
+def know(device: Device, node: LocalNode, remote: RemoteNode) -> None:
+    assert node.content is not None
+    there = SyncedContent(remote.id, remote.version, node.id, (node.name,))
+    device.memory.synced.setdefault(node.content.digest, []).append(there)
+
+
+@pytest.mark.parametrize("size", [10_000, 2 * MIB, 3 * BLOCK_BYTES + 5])
+def test_a_copy_is_stored_by_naming_what_it_is_a_copy_of(service: SimService, size: int) -> None:
+    device = Device(service)
+    plain = noise(size, 1)
+    sync(device, device.write("f", plain))
+    device.line.log.clear()
+    device.line.up = device.line.down = 0
+    copy = device.write("g", plain)
+    (outcome,) = device.upload(copy)
+    assert isinstance(outcome, Sent)
+    assert outcome.learned is not None
+    assert outcome.learned.blocks == blocks_of(plain)
+    assert device.line.log == ["POST /files/commit"]
+    assert device.line.up + device.line.down < 1000
+    assert content_of(service, "g") == plain
+
+
+def test_many_small_copies_go_together(service: SimService) -> None:
+    device = Device(service)
+    plains = [noise(1000, seed) for seed in range(50)]
+    for number, plain in enumerate(plains):
+        sync(device, device.write(f"f{number}", plain))
+    device.line.log.clear()
+    nodes = [device.write(f"g{number}", plain) for number, plain in enumerate(plains)]
+    device.upload(*nodes, device.write("new", noise(1000, 99)))
+    assert device.line.log == ["POST /blocks/batch", "POST /files/commit"]
+    assert [content_of(service, f"g{number}") for number in range(50)] == plains
+
+
+@pytest.mark.parametrize("size", [10_000, 2 * BLOCK_BYTES])
+def test_what_was_a_copy_here_but_not_in_the_service_is_sent(service: SimService, size: int) -> None:
+    device = Device(service)
+    plain = noise(size, 1)
+    remote = sync(device, device.write("f", noise(size, 2)))
+    copy = device.write("g", plain)
+    know(device, copy, remote)  # as after the service was restored from a backup
+    (outcome,) = device.upload(copy)
+    assert isinstance(outcome, Sent), outcome
+    assert content_of(service, "g") == plain
+
+
+@pytest.mark.parametrize("size", [10_000, 2 * MIB, 2 * BLOCK_BYTES + 5])
+def test_what_a_local_file_holds_is_copied_without_asking(service: SimService, size: int) -> None:
+    plain = noise(size, 1)
+    sender, receiver = Device(service), Device(service, 2)
+    remote = sender.send(sender.write("g", plain))
+    know(receiver, receiver.write("f", plain), remote)
+    outcome = receiver.download("g")
+    assert isinstance(outcome, Fetched)
+    assert outcome.learned is not None
+    assert outcome.learned.blocks == blocks_of(plain)
+    assert receiver.read("g") == plain
+    assert receiver.line.log == []
+
+
+@pytest.mark.parametrize("change", ["edited", "shorter", "gone"])
+def test_a_local_file_that_is_not_what_it_was_is_no_source(service: SimService, change: str) -> None:
+    plain = noise(2 * BLOCK_BYTES + 5, 1)
+    sender, receiver = Device(service), Device(service, 2)
+    remote = sender.send(sender.write("g", plain))
+    know(receiver, receiver.write("f", plain), remote)
+    if change == "gone":
+        receiver.disk.user.delete(("f",))
+    else:
+        receiver.disk.user.write_in_place(("f",), plain[:-1] if change == "shorter" else b"!" + plain[1:])
+    assert isinstance(receiver.download("g"), Fetched)
+    assert receiver.read("g") == plain
