@@ -24,6 +24,7 @@ from client.fs.paths import recovered_name, split
 from client.sync.tree import Stamp
 
 NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})  # the disk has no hard links
+_KEY_PARTS: Final = 5  # of the name of a folder in `moving`
 
 Folder = TypeVar("Folder")  # an open folder: what the primitives work in
 
@@ -117,7 +118,9 @@ class Steps(ABC, Generic[Folder]):
     def recover(self) -> list[Path]:
         rescued: list[Path] = []
         with self._own("moving") as moving:
-            for key in sorted(self._names(moving)):
+            for key in self._folders(moving):
+                if key.count("_") < _KEY_PARTS - 1:
+                    continue  # not ours
                 with self._below(moving, key) as box:
                     for name, found in self._list(box):
                         path = self._end_move(key, box, name, found)
@@ -130,9 +133,9 @@ class Steps(ABC, Generic[Folder]):
     def list_trash(self) -> list[TrashEntry]:
         entries = []
         with self._own("trash") as trash:
-            for day in sorted(self._names(trash)):
+            for day in self._folders(trash):
                 with self._below(trash, day) as folder:
-                    for key in sorted(self._names(folder)):
+                    for key in self._folders(folder):
                         with self._below(folder, key) as box:
                             size = sum(found.size for _, found in self._list(box))
                         entries.append(TrashEntry(f"{day}/{key}", day, size))
@@ -147,6 +150,10 @@ class Steps(ABC, Generic[Folder]):
             self._remove(folder, unique)
             with suppress(OSError):  # others of that day are still there
                 self._remove(trash, day)
+
+    def _folders(self, folder: Folder) -> list[str]:
+        """By name. File managers leave files of their own wherever a person looks."""
+        return sorted(name for name, found in self._list(folder) if found.kind is FileKind.FOLDER)
 
     # --- how a file makes way -------------------------------------------------------------------------------------
 
@@ -239,7 +246,7 @@ class Steps(ABC, Generic[Folder]):
                 return (free,)
 
     def _end_move(self, key: str, box: Folder, name: str, found: Stat) -> Path | None:
-        part_inode, inode, size, mtime_ns, temp_name = key.split("_", 4)
+        part_inode, inode, size, mtime_ns, temp_name = key.split("_", _KEY_PARTS - 1)
         if found.inode == int(part_inode):
             with self._own("temp") as temps:
                 self._rename(box, name, temps, temp_name)

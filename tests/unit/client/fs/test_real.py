@@ -150,3 +150,17 @@ def test_a_mapping_counts_as_open_for_writing(root: Path) -> None:
     mapped.close()
     assert not kernel.is_open_for_writing(folder, "file")
     os.close(folder)
+
+
+def test_what_others_leave_in_our_own_folder_stops_nothing(fs: RealFileSystem, root: Path) -> None:
+    (root / "a").write_bytes(b"x")
+    fs.trash(("a",), None)
+    own = root / OWN_FOLDER
+    (day,) = (own / "trash").iterdir()
+    (own / "moving" / "folder").mkdir()
+    for folder in (own / "trash", day, own / "moving"):
+        (folder / ".DS_Store").write_bytes(b"x")
+    assert fs.recover() == []
+    (entry,) = fs.list_trash()
+    fs.drop_trash(entry.key)
+    assert fs.list_trash() == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
@@ -106,6 +108,24 @@ def test_the_trash_keeps_what_is_young(fs: FakeFileSystem, disk: FakeDisk, clock
         clock.time += root.TRASH_DAYS * DAY_S / 2 + DAY_S
     assert root.empty_trash(fs, clock) == 1
     assert disk.user.trashed() == [b"young"]
+
+
+def test_one_entry_that_cannot_go_does_not_keep_the_others(
+    clock: Clock, disk: FakeDisk, fs: FakeFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        disk.user.write_in_place((name,), name.encode())
+        fs.trash((name,), None)
+    stuck, drop = fs.list_trash()[0].key, fs.drop_trash
+
+    def refuse(key: str) -> None:
+        if key == stuck:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        drop(key)
+
+    monkeypatch.setattr(fs, "drop_trash", refuse)
+    assert root.empty_trash(fs, clock, bytes_max=0) == 1
+    assert [entry.key for entry in fs.list_trash()] == [stuck]
 
 
 def test_the_oldest_goes_first_when_the_trash_is_too_large() -> None:
