@@ -51,12 +51,13 @@ from client.sync.selection import Selection
 from client.sync.store import Reader, Store, open_store
 from client.sync.transfer import Transfers
 from client.sync.watch import Watcher
-from client.sync.workers import ThreadWorkers
+from client.sync.workers import Result, ThreadWorkers, Workers
 from coordinator.protocol.types import Kind
 from node.base.clock import Clock, SystemClock
 
 RULES_BYTES_MAX: Final = 1 << 20
 RESCAN_S: Final = 900.0
+TIDY_S: Final = 3600.0  # a client may run for months, and what it replaces goes to the trash of the folder
 STATUS_S: Final = 0.5
 GIVE_UP_S: Final = 5.0  # how long `--once` waits for a service that does not answer
 LISTED_MAX: Final = 100
@@ -121,9 +122,9 @@ class Running:
                 return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid(), ended=True))
             engine = self._make_engine(fs, store, stack)
             stack.callback(self._transfers.close)
-            self._workers.submit(partial(_tidy, fs, self._clock), lambda result: None)
+            tidying = Tidying(partial(_tidy, fs, self._clock), self._workers, self._clock)
             idle = IdleCheck(engine, partial(self._compare, fs), self._workers, self._clock)
-            self._loop(engine, idle)
+            self._loop(engine, idle, tidying)
             status = self._tell(engine, at_once=True)
             store.end_session()
             return self._show(msgspec.structs.replace(status, ended=True))
@@ -260,8 +261,9 @@ class Running:
             on_conflict=self._note_conflict,
         )
 
-    def _loop(self, engine: Engine, idle: IdleCheck) -> None:
+    def _loop(self, engine: Engine, idle: IdleCheck, tidying: Tidying) -> None:
         while not self._stopping:
+            tidying.step()
             engine.step(self._clock.monotonic() + STATUS_S)
             self._tell(engine)
             self._take_up_choice(engine)
@@ -376,6 +378,24 @@ def _is_replaced(fs: FileSystem, store: Store) -> bool:
     be as new as the database although its files are not, or copied to another disk."""
     known = store.local(store.local_root)
     return known is not None and known.stamp.inode not in (0, fs.stat(()).inode)  # 0: it was never looked at
+
+
+class Tidying:
+    """Empties the trash of what is too old or too much, at the start and now and then. Belongs to the control thread;
+    `tidy` runs in a worker."""
+
+    def __init__(self, tidy: Callable[[], None], workers: Workers, clock: Clock) -> None:
+        self._tidy, self._workers, self._clock = tidy, workers, clock
+        self._due: float | None = clock.monotonic()  # None while it is being done
+
+    def step(self) -> None:
+        if self._due is not None and self._clock.monotonic() >= self._due:
+            self._due = None
+            self._workers.submit(self._tidy, self._tidied)
+
+    def _tidied(self, result: Result[None]) -> None:
+        """What went wrong is tried again the next time: a disk in trouble is told by the engine."""
+        self._due = self._clock.monotonic() + TIDY_S
 
 
 def _tidy(fs: FileSystem, clock: Clock) -> None:
