@@ -94,6 +94,10 @@ class Decider:
         if self._busy.has(node):
             return None
         match node:
+            case Node(SyncedNode() as synced, RemoteNode(skipped=True) as remote, LocalNode(problem=None) as local) if (
+                self.merge.left_selection(synced, remote)
+            ):
+                return self._gone_remotely(synced, local)
             case Node(SyncedNode() as synced, RemoteNode(skipped=True), _):
                 return Forget(synced)
             case Node(_, RemoteNode(skipped=True), _) | Node(_, _, LocalNode(problem=str())) | Node(None, None, None):
@@ -377,9 +381,9 @@ def _fate(child: Node) -> _Fate:
         return _Fate.UNKNOWN
     if child.synced is None:
         return _Fate.STAYS
-    if child.remote is None:
+    if child.remote is None or child.remote.skipped:
         return _Fate.DECIDED_FIRST
-    return _Fate.STAYS if child.remote.skipped or not _was_put_there_remotely(child) else _Fate.LEAVES
+    return _Fate.LEAVES if _was_put_there_remotely(child) else _Fate.STAYS
 
 
 def _was_put_there_remotely(node: Node) -> bool:

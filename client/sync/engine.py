@@ -57,6 +57,7 @@ from client.sync.tree import (
     SyncedNode,
     Upload,
 )
+from client.sync.unselect import take_up
 from client.sync.workers import Result, Workers
 from coordinator.protocol.types import BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, Kind
 from node.base.clock import Clock
@@ -333,7 +334,7 @@ class Engine:
         self._rules_digest = digest
         selection = result.get()
         self.disk.selection = selection
-        self.remote.reselect(selection)
+        take_up(self.store, self.fs, self.remote, selection)
         self.disk.want_all()
         self._note_change()
 

@@ -117,6 +117,16 @@ class Merge:
             local.name, self.naming
         )
 
+    def left_selection(self, synced: SyncedNode, remote: RemoteNode) -> bool:
+        """Whether a skipped node was moved, itself or with a folder around it, to where it is skipped: for this
+        computer it has gone. Where it is skipped by new rules, it has not."""
+        while not self.moved_remotely(synced, remote):
+            above = self.of_remote(remote.parent_id) if remote.parent_id is not None else None
+            if above is None or above.synced is None or above.remote is None or not above.remote.skipped:
+                return False
+            synced, remote = above.synced, above.remote
+        return True
+
     # --- one side is gone ---------------------------------------------------------------------------------------
     # An edit or a move beats a delete. Whoever moves a folder moves what is in it, so that is kept as well.
 

@@ -170,7 +170,7 @@ def count_planned_deletions(trees: Trees, naming: Naming | None = None) -> Delet
     merge = Merge(trees, naming or Naming("", ""))
     # The look-up that most nodes already fail comes first: at the first sync a million of them are new.
     remote = (merge.of_local(node_id) for node_id in trees.dirty_local() if trees.local(node_id) is None)
-    local = (merge.of_remote(node_id) for node_id in trees.dirty_remote() if trees.remote(node_id) is None)
+    local = (merge.of_remote(node_id) for node_id in trees.dirty_remote() if _is_out_of_sight(trees.remote(node_id)))
     return DeletionCount(
         remote=sum(_loses_remote_file(merge, node) for node in remote),
         local=sum(_loses_local_file(merge, node) for node in local),
@@ -189,6 +189,10 @@ def count_deletions(trees: Trees, planned: Iterable[Operation]) -> DeletionCount
     return DeletionCount(remote, local)
 
 
+def _is_out_of_sight(remote: RemoteNode | None) -> bool:
+    return remote is None or remote.skipped
+
+
 def _loses_remote_file(merge: Merge, node: Node) -> bool:
     match node:
         case Node(SyncedNode() as synced, RemoteNode(kind=Kind.FILE, skipped=False) as remote, None):
@@ -200,6 +204,9 @@ def _loses_local_file(merge: Merge, node: Node) -> bool:
     match node:
         case Node(SyncedNode() as synced, None, LocalNode(kind=Kind.FILE, problem=None) as local):
             return not merge.kept_locally(synced, local)
+        case Node(SyncedNode() as synced, RemoteNode(skipped=True) as remote, LocalNode(kind=Kind.FILE) as local):
+            gone = local.problem is None and merge.left_selection(synced, remote)
+            return gone and not merge.kept_locally(synced, local)
     return False
 
 

@@ -50,6 +50,7 @@ from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.store import Reader, Store, open_store
 from client.sync.transfer import Transfers
+from client.sync.unselect import take_up
 from client.sync.watch import Watcher
 from client.sync.workers import Result, ThreadWorkers, Workers
 from coordinator.protocol.types import Kind
@@ -215,6 +216,7 @@ class Running:
             self._clock,
         )
         remote = RemoteSide(store, selection, self.account.device_id)
+        take_up(store, fs, remote, selection)
         busy: set[Place] = set()
         feed = Feed(
             remote=remote,

@@ -15,6 +15,7 @@ class Selection(Ignore):
 
     def __init__(self, rules: str = "", excluded: Iterable[Path] = ()) -> None:
         super().__init__(rules)
+        self.rules = rules
         self.excluded = frozenset(_keys(path) for path in excluded)
         self.plain = not self.excluded and self._spec is None
 

@@ -256,6 +256,20 @@ def test_a_file_moved_into_an_ignored_folder_is_gone_elsewhere_and_comes_back_wi
     assert set(read_service_tree(pair.user)) == {".holdfastignore", "back.txt"}
 
 
+def test_a_file_moved_out_of_and_into_a_folder_that_is_not_selected_here(pair: Pair) -> None:
+    pair.begin_with({"big/film": b"film", "note": b"note"})
+    pair.desktop.once("--exclude", "/big")
+    assert not pair.desktop.path("big").exists()
+    pair.laptop.move("note", "big/note")
+    pair.laptop.move("big/film", "film")
+    pair.laptop.once()
+    pair.desktop.once("--exclude", "/big")
+    assert pair.desktop.tree() == {"film": file_entry(b"film")}
+    assert set(read_service_tree(pair.user)) == {"big", "big/note", "film"}
+    pair.laptop.once()
+    assert pair.laptop.tree() == read_service_tree(pair.user)
+
+
 # --- a rename on both sides to different names; a move into a folder that was deleted elsewhere -----------------------
 
 
@@ -1312,6 +1326,22 @@ def test_a_share_that_is_removed_takes_its_clean_files_and_leaves_the_changed_on
     assert file_entry(b"scribbled").digest in laptop.contents()
     assert laptop.read("own") == b"own"
     assert team.content("/handbook.txt") == b"read me"
+
+
+def test_a_folder_that_is_no_longer_selected_leaves_only_what_was_not_stored(pair: Pair) -> None:
+    pair.begin_with({"big/clean": b"clean", "big/sub/edited": b"old", "kept": b"kept"})
+    pair.laptop.put("big/sub/edited", b"not stored yet")
+    pair.laptop.put("big/new", b"nor this")
+    result = pair.laptop.once("--exclude", "/big", expect=None)
+    assert not pair.laptop.path("big/clean").exists()
+    assert {file_entry(b"not stored yet").digest, file_entry(b"nor this").digest} <= pair.laptop.contents() | {
+        entry.digest for entry in read_service_tree(pair.user).values()
+    }
+    assert pair.user.content("/big/clean") == b"clean"
+    assert pair.user.content("/kept") == b"kept"
+    assert "big" in told(pair.laptop, result)
+    pair.desktop.once()
+    assert pair.desktop.read("big/clean") == b"clean"
 
 
 # --- mass deletes -----------------------------------------------------------------------------------------------------
