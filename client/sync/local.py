@@ -408,10 +408,11 @@ class _Run:
         contents were replaced, as editors do by renaming.
         """
         taken: set[LocalId] = set()
+        elsewhere = {each.stat.inode for each in self._found}
         for found in entries:
             found.owner = None
             for node in self._candidates(found.stat, found.occupant):
-                if node.id not in taken and self._is_available(node) and self._is_same(node, found):
+                if node.id not in taken and self._is_available(node) and self._is_same(node, found, elsewhere):
                     found.owner = node
                     taken.add(node.id)
                     break
@@ -446,13 +447,13 @@ class _Run:
             parent_id = parent.parent_id if parent else None
         return False
 
-    def _is_same(self, node: LocalNode, found: _Found) -> bool:
-        """An inode's number is given away again: what else tells that this is the same file or folder?"""
+    def _is_same(self, node: LocalNode, found: _Found, elsewhere: Container[int]) -> bool:
+        """An inode's number is given away again: what else tells that this is the same file or folder? `elsewhere` are
+        the inodes of what was found and has no identity yet."""
         if node.kind is Kind.FILE:
             return (node.stamp.size, node.stamp.mtime_ns) == (found.stat.size, found.stat.mtime_ns)
-        elsewhere = {each.stat.inode for each in self._found}
         children = [child for child in self._tree.local_children(node.id) if child.id not in self._placed]
-        before = {child.stamp.inode for child in children} - elsewhere
+        before = {child.stamp.inode for child in children if child.stamp.inode not in elsewhere}
         if not before:
             return True
         try:
