@@ -904,6 +904,7 @@ class _Absorb:
         if known is not None and path is not None:
             store.put_local(replace(known, problem=reason))
             store.set_problem(shown(path), reason, SCANNING)  # each scan tells it again
+            self.engine.disk.want([DirtyFolder(path, recursive=True)])  # it may be something new that is to be synced
 
 
 def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:

@@ -538,7 +538,7 @@ class _Run:
         for depth, name in enumerate(path, 1):
             named = self._tree.local_named(folder.id, name_key(name))
             node = next((each for each in named if each.name == name and each.kind is Kind.FOLDER), None)
-            if node is None or node.problem is not None:
+            if node is None or (node.problem is not None and not is_kept(node.problem)):
                 break
             if (folder.id, name) in self._busy or node.id in self._missing:
                 return None

@@ -413,3 +413,18 @@ def test_what_comes_back_in_the_service_while_it_goes_from_the_disk_stays(rig: R
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} == {"x"}
     assert rig.files() == {"x": b"content"}
+
+
+def test_a_folder_kept_for_a_file_that_was_not_seen_yet_is_looked_at_again(rig: Rig) -> None:
+    rig.disk.user.mkdir(("folder",))
+    rig.write("folder/old", b"old")
+    rig.run()
+    rig.others.delete("/folder")
+    rig.write("folder/new", b"new")  # nobody has told the client
+    rig.feed.want()
+    rig.engine._note_change()
+    rig.run()
+    assert rig.files() == {"folder/new": b"new"}
+    assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}
+    assert "folder/old" not in {path.strip("/") for path in rig.remote()}
+    assert rig.store.problems() == []
