@@ -651,7 +651,9 @@ class Engine:
                 self.feed.fail(error)
                 if self._failing_since is None:
                     self._failing_since = self.clock.monotonic()
-                self._hold_more(nodes, not_before=self.clock.monotonic() + self._delay(key, STALE_FIRST_S, STALE_MAX_S))
+                # It may have been done all the same: what the feed is telling just now may be older than that.
+                not_before = self.clock.monotonic() + self._delay(key, STALE_FIRST_S, STALE_MAX_S)
+                self._holds.append(_Hold(nodes, not_before, fetch=self.feed.ticket))
                 if isinstance(operation, Upload):
                     self._doubtful.add(operation.local.id)
         if work.places:
