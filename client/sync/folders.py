@@ -17,11 +17,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import msgspec
 
 from client.errors import LocalTrouble, UsageProblem
+from client.fs.base import OWN_FOLDER
 from client.state import Account, home
 from node.base.durable import write_file_durably
 
@@ -40,6 +42,10 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def state(self) -> Path:
         return home() / "sync" / self.id
+
+
+class _Marked(msgspec.Struct):
+    folder_id: str
 
 
 class ConflictLine(msgspec.Struct, frozen=True):
@@ -125,16 +131,17 @@ def register(path: Path, remote: str, account: Account, excluded: list[str] | No
 
     `excluded` None keeps what was chosen before.
     """
-    known = next((folder for folder in list_folders() if folder.path == str(path)), None)
+    known = next((folder for folder in list_folders() if folder.path == str(path)), None) or _moved_to(path)
     if known is not None:
         _check_same(known, remote, account)
+        if known.path != str(path):
+            known = _save(msgspec.structs.replace(known, path=str(path)))
         if excluded is None or sorted(excluded) == sorted(known.excluded):
             return known
         return choose(known, excluded)
     _check_apart(path)
-    number = hashlib.sha256(f"{account.url}\0{account.user_id}\0{path}".encode("utf-8", "surrogateescape"))
     folder = Folder(
-        id=number.hexdigest()[:16],
+        id=_new_id(f"{account.url}\0{account.user_id}\0{path}"),
         path=str(path),
         remote=remote,
         url=account.url,
@@ -143,6 +150,34 @@ def register(path: Path, remote: str, account: Account, excluded: list[str] | No
         excluded=sorted(excluded or []),
     )
     return _save(folder)
+
+
+def _moved_to(path: Path) -> Folder | None:
+    """The folder that was synced elsewhere and lies here now: its marker is here, and at its old place it is not."""
+    marked = _marked_id(path)
+    if marked is None:
+        return None
+    moved = (folder for folder in list_folders() if folder.id == marked and _marked_id(Path(folder.path)) != marked)
+    return next(moved, None)
+
+
+def _marked_id(path: Path) -> str | None:
+    """Only a hint: whether the marker is right is asked where the folder is opened (root.py)."""
+    try:
+        return msgspec.json.decode((path / OWN_FOLDER / "root.json").read_bytes(), type=_Marked).folder_id
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _new_id(seed: str) -> str:
+    """Another one where a folder that was moved away has kept its id."""
+    taken = {folder.id for folder in list_folders()}
+    for number in count():
+        text = f"{seed}\0{number}" if number else seed
+        made = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        if made not in taken:
+            break
+    return made
 
 
 def _save(folder: Folder) -> Folder:

@@ -1151,6 +1151,17 @@ def test_an_emptied_folder_with_its_marker_waits_for_a_yes(pair: Pair) -> None:
     assert len(read_service_tree(pair.user)) == 61
 
 
+def test_a_folder_that_was_moved_goes_on_at_its_new_place(pair: Pair) -> None:
+    pair.begin_with({"one": b"one", "folder/two": b"two"})
+    pair.laptop.root.rename(pair.laptop.base / "elsewhere")
+    pair.laptop.root = pair.laptop.base / "elsewhere"
+    pair.laptop.put("three", b"three")
+    pair.laptop.once(expect=None)
+    pair.settle()
+    pair.check({"one": b"one", "folder/two": b"two", "three": b"three"})
+    assert pair.versions("one") == [1]
+
+
 def test_a_second_client_on_the_same_folder_is_refused(pair: Pair) -> None:
     with pair.laptop.running():
         pair.laptop.wait_for_state("in_sync")

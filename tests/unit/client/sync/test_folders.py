@@ -47,6 +47,32 @@ def test_what_is_left_out_stays_chosen(folder: Folder) -> None:
     assert register(Path(folder.path), "/", ANN, ["b"]).excluded == ["b"]
 
 
+def mark(path: Path, folder: Folder) -> None:
+    """As its first client does."""
+    (path / ".holdfast").mkdir()
+    (path / ".holdfast" / "root.json").write_text(f'{{"folder_id": "{folder.id}", "service": "x"}}')
+
+
+def test_a_folder_that_was_moved_is_known_at_its_new_place(folder: Folder, tmp_path: Path) -> None:
+    mark(tmp_path / "drive", folder)
+    choose(folder, ["big"])
+    (tmp_path / "drive").rename(tmp_path / "moved")
+    moved = register(tmp_path / "moved", "/", ANN, None)
+    assert (moved.id, moved.path, moved.excluded) == (folder.id, str(tmp_path / "moved"), ["big"])
+    assert list_folders() == [moved]
+    (tmp_path / "drive").mkdir()
+    another = register(tmp_path / "drive", "/other", ANN, None)
+    assert another.id != moved.id
+
+
+def test_a_copy_of_a_folder_is_not_the_folder(folder: Folder, tmp_path: Path) -> None:
+    mark(tmp_path / "drive", folder)
+    (tmp_path / "copy").mkdir()
+    mark(tmp_path / "copy", folder)
+    assert register(tmp_path / "copy", "/", ANN, None).id != folder.id
+    assert folder in list_folders()
+
+
 def test_a_folder_that_was_never_synced_is_offline(folder: Folder) -> None:
     status = read_status(folder)
     assert (status.state, status.running) == ("offline", False)
