@@ -28,12 +28,14 @@ class ToUpload:
 
 @dataclass(frozen=True, slots=True)
 class ToDownload:
-    """Bring the remote file at `remote_path` to `path`, where nothing is (`replaces` None) or exactly that file."""
+    """Bring the remote file at `remote_path` to `path`, where nothing is (`replaces` None) or exactly that file.
+    `upload_id` is what the version was announced as, where that is known: what a delta can be asked for by."""
 
     remote: RemoteNode
     remote_path: str
     path: Path
     replaces: LocalNode | None
+    upload_id: str | None = None
 
 
 class Carrier(Protocol):

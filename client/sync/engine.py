@@ -556,7 +556,9 @@ class Engine:
             job = partial(apply.set_executable, self.fs, path, node.content.executable, replaces.stamp)
             return _Work(operation, Lane.DISK, job=job, places=places)
         lane = Lane.DOWNLOADS if node.size <= BATCH_BYTES_MAX else Lane.LARGE_DOWNLOADS
-        return _Work(operation, lane, node.size, places, download=ToDownload(node, remote_path, path, replaces))
+        sent_as = None if replaces is None else self.store.sent_as(node.id, node.version)
+        download = ToDownload(node, remote_path, path, replaces, sent_as)
+        return _Work(operation, lane, node.size, places, download=download)
 
     def _local_is_at(self, node_id: RemoteId, parent_id: RemoteId, name: str) -> bool:
         pair = self.store.synced(node_id)

@@ -180,6 +180,8 @@ class RemoteSide:
                     self._put_told(change, change.metadata)
                 if change.upload_id is not None:
                     store.drop_pending(change.upload_id)
+                    if store.remote(RemoteId(change.id)) is not None and change.device_id != self._own_device_id:
+                        store.note_sent_as(RemoteId(change.id), change.metadata.version, change.upload_id)
             case "delete":
                 node_id = self._lost_root(change) if change.id == _WHOLE_NAMESPACE else RemoteId(change.id)
                 if node_id == store.remote_root:

@@ -138,6 +138,14 @@ class Pending(_Table):
     device_id = peewee.IntegerField(null=True)
 
 
+class SentAs(_Table):
+    """Under which id a version was announced that is not here yet: how it was sent may save fetching it whole."""
+
+    remote_id = peewee.IntegerField(primary_key=True)
+    version = peewee.IntegerField()
+    upload_id = peewee.TextField()
+
+
 class Recipe(_Table):
     """A local file's content as block hashes, 32 bytes each."""
 
@@ -198,7 +206,7 @@ class Fact(_Table):
 
 
 TABLES: Final = (
-    *(Remote, Local, Synced, DirtyRemote, DirtyLocal, Listed, Sending, Pending, Recipe, BlockPlace, Signature),
+    *(Remote, Local, Synced, DirtyRemote, DirtyLocal, Listed, Sending, Pending, SentAs, Recipe, BlockPlace, Signature),
     *(Conflict, Problem, Failure, Fact),
 )
 
@@ -571,6 +579,7 @@ class Store:
         """The node and everything below it is not there any more. Returns them."""
         gone = [RemoteId(row[0]) for row in self._write(_BELOW_REMOTE, (node_id,)).fetchall()]
         self._sql.executemany("DELETE FROM remote WHERE id = ?", ((found,) for found in gone))
+        self._sql.executemany("DELETE FROM sent_as WHERE remote_id = ?", ((found,) for found in gone))
         self._touched_remote.update(gone)
         return gone
 
@@ -626,6 +635,8 @@ class Store:
         self._touched_local.add(node.local_id)
         if node.kind is Kind.FOLDER and (before is None or before.local_id != node.local_id):
             self._touch_children(node.id)
+        if node.version > 1:
+            self._write("DELETE FROM sent_as WHERE remote_id = ? AND version <= ?", (node.id, node.version))
 
     def drop_synced(self, node_id: RemoteId) -> None:
         """Forget that the two belonged together."""
@@ -677,6 +688,7 @@ class Store:
         unlisted = "SELECT id FROM remote WHERE id NOT IN (SELECT id FROM listed)"
         self._touched_remote.update(row[0] for row in self._sql.execute(unlisted))
         self._write(f"DELETE FROM remote WHERE id IN ({unlisted})")
+        self._write("DELETE FROM sent_as WHERE remote_id NOT IN (SELECT id FROM remote)")
         doubtful = self._sql.execute(
             """SELECT s.id FROM synced s LEFT JOIN remote r ON r.id = s.id
                WHERE s.id <> ? AND (r.id IS NULL OR r.is_folder <> s.is_folder OR r.digest IS NOT s.digest
@@ -728,6 +740,21 @@ class Store:
     def drop_pending_of(self, digest: bytes, parent_id: RemoteId | None, name: str) -> None:
         """The announced version has arrived."""
         self._write("DELETE FROM pending WHERE digest = ? AND parent_id IS ? AND name = ?", (digest, parent_id, name))
+
+    def note_sent_as(self, node_id: RemoteId, version: int, upload_id: str) -> None:
+        """A version that replaces another is there, and this is what it was announced as."""
+        if version > 1:
+            self._write(
+                "INSERT OR REPLACE INTO sent_as (remote_id, version, upload_id) VALUES (?, ?, ?)",
+                (node_id, version, upload_id),
+            )
+
+    def sent_as(self, node_id: RemoteId, version: int) -> str | None:
+        """What a version that is not here yet was announced as, where that is known."""
+        row = self._sql.execute(
+            "SELECT upload_id FROM sent_as WHERE remote_id = ? AND version = ?", (node_id, version)
+        ).fetchone()
+        return None if row is None else str(row[0])
 
     def drop_all_pending(self) -> None:
         self._write("DELETE FROM pending")

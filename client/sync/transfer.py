@@ -19,7 +19,7 @@ from client.sync import apply
 from client.sync.apply import Outcome, Stale
 from client.sync.carry import ToDownload, ToUpload
 from client.sync.contents import Fetched, Tools, is_signed
-from client.sync.fetch import Part, Wanted, fetch, open_part
+from client.sync.fetch import Part, Wanted, fetch, fetch_together, open_part
 from client.sync.prefetch import Prefetch
 from client.sync.send import send_large, send_small
 from client.sync.store import PendingUpload
@@ -90,15 +90,20 @@ class Transfers:
     # --- down ---------------------------------------------------------------------------------------------------
 
     def download(self, files: Sequence[ToDownload]) -> list[Outcome]:
-        return [self._download_one(one) for one in files]
+        wanted = [self._wanted(one) for one in files]
+        try:
+            brought = fetch_together(self.tools, wanted)
+        except ClientError as error:
+            return [apply.refused(error)] * len(files)
+        return [
+            self._download_one(one, version, brought.pop(at, None))
+            for at, (one, version) in enumerate(zip(files, wanted, strict=True))
+        ]
 
-    def _download_one(self, one: ToDownload) -> Outcome:
-        return apply.touching(one.path, lambda: apply.asking(lambda: self._download(one)))
-
-    def _download(self, one: ToDownload) -> Outcome:
+    def _wanted(self, one: ToDownload) -> Wanted:
         content = one.remote.content
         assert content is not None
-        wanted = Wanted(
+        return Wanted(
             one.remote_path,
             one.remote.version,
             one.remote.size,
@@ -106,11 +111,16 @@ class Transfers:
             one.remote.mtime_ns,
             one.remote.id,
             one.path if one.replaces is not None else None,
-            self._announced.get(content.digest),
+            one.upload_id or self._announced.get(content.digest),
         )
-        part = self._take_part(content.digest) or open_part(self.tools, one.remote.size, content)
+
+    def _download_one(self, one: ToDownload, wanted: Wanted, plain: memoryview | None) -> Outcome:
+        return apply.touching(one.path, lambda: apply.asking(lambda: self._download(one, wanted, plain)))
+
+    def _download(self, one: ToDownload, wanted: Wanted, plain: memoryview | None) -> Outcome:
+        part = self._take_part(wanted.content.digest) or open_part(self.tools, wanted.size, wanted.content)
         try:
-            fetch(self.tools, wanted, part)
+            fetch(self.tools, wanted, part, plain)
             placed = self.tools.fs.place(part.temp, one.path, one.replaces.stamp if one.replaces is not None else None)
         except DamagedTransfer:
             # Most likely another file stands at this path by now, with a version of the same number.

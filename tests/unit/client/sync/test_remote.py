@@ -254,6 +254,26 @@ def test_announced_versions_of_others_are_kept_until_they_end(store: Store) -> N
     assert store.pending() == []
 
 
+def sent(node: int, name: str, version: int, upload_id: str, device: int = 2) -> Change:
+    change = told("put", node, f"/{name}", text="x", version=version, device=device)
+    change.upload_id = upload_id
+    return change
+
+
+def test_what_a_new_version_was_announced_as_is_known_until_it_is_here(store: Store) -> None:
+    side = side_of(store)
+    page(side, sent(5, "f", 1, "u1"), sent(6, "own", 2, "u2", device=1), sent(8, "g", 2, "u3"))
+    assert [store.sent_as(RemoteId(node), version) for node, version in ((5, 1), (6, 2))] == [None, None]
+    page(side, sent(5, "f", 2, "u4"), sent(5, "f", 3, "u5"))
+    assert store.sent_as(RemoteId(5), 2) is None
+    assert store.sent_as(RemoteId(5), 3) == "u5"
+    with store.transaction():
+        store.put_synced(SyncedNode(RemoteId(5), LocalId(9), RemoteId(ROOT), "f", Kind.FILE, 3, Content(digest("x"))))
+    assert store.sent_as(RemoteId(5), 3) is None
+    page(side, told("delete", 8, "/g"))
+    assert store.sent_as(RemoteId(8), 2) is None
+
+
 @pytest.mark.parametrize(
     ("folder", "rest", "path"), [("/", ("a",), "/a"), ("/w", ("a", "b"), "/w/a/b"), ("/", (), "/"), ("/w", (), "/w")]
 )

@@ -619,6 +619,20 @@ def test_what_was_sent_as_a_delta_is_fetched_as_one(service: SimService, a: Devi
     assert b.line.down - before < 25_000
 
 
+def test_who_was_away_during_the_upload_uses_the_delta_as_well(service: SimService, a: Device, b: Device) -> None:
+    old = noise(30 * MIB, 1)
+    node = a.write("f", old)
+    base = a.send(node)
+    mine = b.get("f")
+    a.send(a.write("f", b"x" + old, node.id), base)
+    before = b.line.down
+    told = ToDownload(b.remote("f"), "/f", ("f",), mine, list(service.uploads)[-1])
+    (outcome,) = b.transfers.download([told])
+    assert isinstance(outcome, Fetched)
+    assert b.read("f") == b"x" + old
+    assert b.line.down - before < 10_000
+
+
 def test_a_delta_is_not_used_where_the_old_file_is_another(service: SimService, a: Device, b: Device) -> None:
     old = noise(9 * MIB, 1)
     node = a.write("f", old)
