@@ -94,11 +94,14 @@ async def apply_delta(services: Services, session: Session, upload_id: str, enco
         for block, pieces, row in zip(delta.blocks, copies, there, strict=True)
         if row is None
     ]
-    wrong = await _make_all(makers)
-    kept = await services.cpu.run(_ops_to_keep, delta, wrong)
+    # Kept before the first block is told: who follows the upload sees by then that it comes as a delta. Whoever uses
+    # the operations of a block that turns out wrong finds that out as well.
+    kept = await services.cpu.run(_ops_to_keep, delta)
     if kept:
         await services.db.run(pending.keep_delta, upload_id, FileId(delta.base_id), delta.base_version, kept)
+    wrong = await _make_all(makers)
     if wrong:
+        await services.db.run(pending.drop_delta, upload_id, sorted(wrong))
         raise HashMismatch(blocks=sorted(wrong))
     return len(delta.blocks)
 
@@ -193,11 +196,11 @@ def _fill_literals(plain: bytearray, block: BlockDelta) -> None:
         at += op.length
 
 
-def _ops_to_keep(delta: Delta, wrong: set[int]) -> dict[int, bytes]:
+def _ops_to_keep(delta: Delta) -> dict[int, bytes]:
     """The operations that help another device: of blocks that copy anything, where they are not too long."""
     kept: dict[int, bytes] = {}
     for block in delta.blocks:
-        if block.index in wrong or not any(isinstance(op, Copy) for op in block.ops):
+        if not any(isinstance(op, Copy) for op in block.ops):
             continue
         ops = encode_ops(block.ops, literals=False)
         if len(ops) <= DELTA_KEPT_BLOCK_BYTES_MAX:

@@ -155,6 +155,14 @@ def keep_delta(upload_id: str, base_id: FileId, base_version: int, ops: Mapping[
         )
 
 
+def drop_delta(upload_id: str, indexes: Sequence[int]) -> None:
+    """These blocks did not become what was announced: they are going to be sent otherwise."""
+    db.run(
+        "DELETE FROM upload_delta WHERE upload_id = %s AND block_index = ANY (%s::integer[])",
+        (upload_id, Ints(indexes)),
+    )
+
+
 def get_delta(session: Session, upload_id: str) -> KeptDelta:
     """How the announced version was sent. Raises NotFound (also when no block was sent as a delta), UploadGone."""
     row = db.row(
