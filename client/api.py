@@ -20,6 +20,7 @@ from client.connection import READ_TIMEOUT_S, Connection, quote_query
 from client.errors import BadAnswer, NotOffered, Refused
 from coordinator.protocol import types
 from coordinator.protocol.delta import DELTA_KEPT_BYTES_MAX, BadDelta, Delta, decode_delta, encode_delta
+from coordinator.protocol.fetched import BadFetched, split_fetched
 from coordinator.protocol.hashing import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _ROOT: Final = "/api/v1"
 _UNPACKS: Final = {"Accept-Encoding": "gzip"}
 _JSON: Final = {"Content-Type": "application/json", **_UNPACKS}
+_PLAIN_JSON: Final = {"Content-Type": "application/json"}  # for answers that are not JSON
 _BYTES: Final = {"Content-Type": "application/octet-stream"}
 _PACKED: Final = {"Content-Encoding": "gzip"}
 _PACK_FROM_BYTES: Final = 1024
@@ -256,6 +258,17 @@ class Api:
         """Send small blocks as (SHA-256, plaintext) in one call; at most BATCH_BLOCKS_MAX and BATCH_BYTES_MAX."""
         body = b"".join(part for digest, plain in blocks for part in (digest, len(plain).to_bytes(4, "big"), plain))
         self._connection.call("POST", f"{_ROOT}/blocks/batch{quote_query({'path': path})}", body=body, headers=_BYTES)
+
+    def fetch_small(self, wanted: Sequence[tuple[int, int]]) -> list[memoryview | None]:
+        """Contents of small files by (id, version), in one call; None: ask for that one by itself. The caller compares
+        them with their hash."""
+        body = types.FetchBody(files=[types.FetchFile(id=file_id, version=version) for file_id, version in wanted])
+        encoded = msgspec.json.encode(body)
+        answer = self._connection.call("POST", _ROOT + "/files/fetch", body=encoded, headers=_PLAIN_JSON)
+        try:
+            return self._one_each(list(split_fetched(answer.body)), wanted)
+        except BadFetched as error:
+            raise BadAnswer(url=self.url, reason="it ends within a file") from error
 
     def announce(self, entries: list[types.CommitEntry], *, as_ranges: bool = False) -> list[types.AnnounceResult]:
         body = types.AnnounceBody(entries=entries, as_ranges=as_ranges)

@@ -44,6 +44,7 @@ from coordinator.metadata.values import (
     VersionInfo,
 )
 from coordinator.protocol.errors import IsAFolder, NotAFolder, NotFound
+from coordinator.protocol.hashing import BLOCK_BYTES
 from coordinator.protocol.types import Kind, Role
 
 _WALK: Final = "walk(%(namespace)s, %(root)s, %(keys)s::text[], false) w"
@@ -313,6 +314,29 @@ def find_recipes(session: Session, sources: Collection[Source]) -> dict[Source, 
 
 
 # --- the trash --------------------------------------------------------------------------------------------------
+
+
+def find_small(session: Session, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], BlockRow]:
+    """The block of each (file id, version) that the caller may read and that has just one; others are left out."""
+    found = db.rows(
+        f"""SELECT v.file_id, v.version, {BLOCK}
+            FROM unnest(%s::bigint[], %s::integer[]) AS q(file_id, version)
+            CROSS JOIN LATERAL unnest(%s::bigint[]) AS n(id)
+            CROSS JOIN LATERAL (
+                SELECT * FROM file_version v WHERE v.namespace_id = n.id AND v.file_id = q.file_id
+                   AND v.version = q.version LIMIT 1) v
+            CROSS JOIN LATERAL (
+                SELECT * FROM version_block p WHERE p.namespace_id = v.namespace_id AND p.file_id = v.file_id
+                   AND p.version = v.version AND p.block_index = 0 LIMIT 1) p
+            CROSS JOIN LATERAL (SELECT * FROM block b WHERE b.id = p.block_id LIMIT 1) b
+            WHERE v.size_bytes <= {BLOCK_BYTES}""",
+        (
+            Bigints(file_id for file_id, _ in wanted),
+            Ints(version for _, version in wanted),
+            Bigints(session.namespace_ids),
+        ),
+    )
+    return {(row[0], row[1]): block_of(row[2:]) for row in found}
 
 
 def list_trash(session: Session, limit: int, page: str | None = None) -> TrashPage:

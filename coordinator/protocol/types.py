@@ -359,6 +359,19 @@ class BatchAnswer(Answer):
     stored: int
 
 
+class FetchFile(Body):
+    """One version of a file."""
+
+    id: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    version: Annotated[int, Meta(ge=1, le=VERSION_MAX)]
+
+
+class FetchBody(Body):
+    """POST /files/fetch -> the contents of small files (of one block at most) in one body (protocol/fetched.py)."""
+
+    files: Annotated[list[FetchFile], Meta(min_length=1, max_length=BATCH_BLOCKS_MAX)]
+
+
 # --- changes ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ Does not: know other people, sharing, streamed uploads, the web's pages. Blocks 
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import random
@@ -29,6 +30,7 @@ from client.connection import Answer
 from client.errors import Refused, Unreachable
 from coordinator.protocol import errors, types
 from coordinator.protocol.delta import BadDelta, BlockDelta, Copy, Delta, Literal, decode_delta, encode_delta
+from coordinator.protocol.fetched import join_fetched
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, count_blocks
 from coordinator.protocol.names import name_key, split_path
 from tests.kit.scheduler import Crashed, Machine, Scheduler, Signal
@@ -88,6 +90,17 @@ class Upload:
     state: str = "pending"
     deltas: dict[int, BlockDelta] = field(default_factory=dict)
     base: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The database at one moment."""
+
+    nodes: dict[int, Node]
+    uploads: dict[str, Upload]
+    journal: list[types.Change]
+    live: dict[int, dict[str, int]]
+    next_id: int
 
 
 class SimService:
@@ -447,6 +460,17 @@ class SimService:
         self.epoch += 1
         self._changed()
 
+    def back_up(self) -> Backup:
+        return Backup(*copy.deepcopy((self.nodes, self.uploads, self.journal, self._live, self._next_id)))
+
+    def restore_backup(self, backup: Backup) -> None:
+        """What happened since is gone, ids that were given since are given again, and so the epoch is raised. The
+        blocks are all there: they are kept for as long as any backup needs them."""
+        kept = copy.deepcopy(backup)
+        self.nodes, self.uploads, self.journal = kept.nodes, kept.uploads, kept.journal
+        self._live, self._next_id = kept.live, kept.next_id
+        self.raise_epoch()
+
     # --- the change feed ----------------------------------------------------------------------------------------
 
     def changes(self, cursor: str | None, limit: int) -> types.ChangesAnswer:
@@ -773,6 +797,14 @@ def _get_download(service: SimService, request: Request) -> object:
     return _cut(service.content(_version(service, request)), request)
 
 
+def _post_fetch(service: SimService, request: Request) -> object:
+    contents: list[bytes | None] = []
+    for one in _body(request, types.FetchBody).files:
+        version = service._version(one.id, one.version)
+        contents.append(None if version is None or version.size > BLOCK_BYTES else service.content(version))
+    return join_fetched(contents)
+
+
 def _cut(plain: bytes, request: Request) -> bytes:
     wanted = request.headers.get("Range")
     if wanted is None:
@@ -912,6 +944,7 @@ _ROUTES: Final[list[tuple[str, re.Pattern[str], Callable[..., object]]]] = [
         ("GET", "/files/blocks", _get_blocks),
         ("GET", "/files/download", _get_download),
         ("GET", "/files/delta", _get_delta),
+        ("POST", "/files/fetch", _post_fetch),
         ("GET", "/files/trash", _get_trash),
         ("POST", "/files/create_folder", lambda s, r: s.create_folder(_body(r, types.CreateFolderBody), r.device)),
         ("POST", "/files/move", lambda s, r: s.move(_body(r, types.MoveBody), r.device)),
