@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import peewee
 
 from client.api import Api
 from client.errors import ExitCode, LocalTrouble, UsageProblem
@@ -107,7 +109,15 @@ class Running:
         self._workers.wake()
 
     def run(self) -> StatusFile:
-        """Until it is stopped, or with `once` until both sides agree or nothing more can be done."""
+        """Until it is stopped, or with `once` until both sides agree or nothing more can be done. Raises LocalTrouble
+        where the folder or what is known of it cannot be used: nothing is lost by that, and another run goes on."""
+        try:
+            return self._run()
+        except (sqlite3.OperationalError, peewee.OperationalError) as error:
+            reason = f"{error}; is its disk full? Syncing goes on when it is run again"
+            raise LocalTrouble(path=self.folder.state, reason=reason) from error
+
+    def _run(self) -> StatusFile:
         with ExitStack() as stack:
             stack.enter_context(running(self.folder))
             # What the last client left there is not how the folder is now.
@@ -339,7 +349,8 @@ class Running:
             if status.state == State.BLOCKED and (self._status is None or self._status.state != State.BLOCKED):
                 self._desktop.tell(f"{self.folder.path} is not in sync", status.reason or "")
             self._status = status
-            write_status(self.folder, status)
+            with suppress(OSError):  # a full disk: it is shown all the same
+                write_status(self.folder, status)
             self._on_status(status)
         return status
 
