@@ -993,6 +993,27 @@ def test_a_full_disk_is_told_and_the_download_goes_on_when_there_is_room(pair: P
         assert pair.desktop.tree() == read_service_tree(pair.user)
 
 
+@needs_mounts
+def test_a_full_disk_under_the_database_loses_nothing(user: User, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "laptop" / "home", 3 * MIB) as home:
+        laptop = Device(user, tmp_path, "laptop")
+        other = Device(user, tmp_path, "other")
+        laptop.put("first", b"first")
+        laptop.once()
+        ballast = home / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for number in range(300):
+            laptop.put(f"folder/{number}", b"%d" % number)
+        result = laptop.once(expect=None)
+        assert result.code != 0
+        ballast.unlink()
+        settle(user, laptop, other)
+        assert len(laptop.tree()) == 302
+        assert not conflicts_in(laptop.tree())
+
+
 def test_a_full_quota_is_told_and_everything_else_goes_on(new_user: NewUser, tmp_path: Path) -> None:
     user = new_user(quota=2 * MIB)
     laptop = Device(user, tmp_path, "laptop")
