@@ -40,6 +40,7 @@ from client.sync.selection import Selection
 from client.sync.service import Service
 from client.sync.store import PendingUpload, Store
 from client.sync.tree import (
+    Content,
     DeleteLocal,
     DeleteRemote,
     Download,
@@ -59,6 +60,7 @@ from client.sync.tree import (
 )
 from client.sync.unselect import take_up
 from client.sync.workers import Result, Workers
+from coordinator.protocol.names import name_key
 from coordinator.protocol.types import BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, Kind
 from node.base.clock import Clock
 
@@ -156,6 +158,17 @@ class _Work:
         return None if content is None else content.digest
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What is on its way to the service and may be there already: its name's key in the folder `parent_id`. `content`
+    None is a folder's, `remote_id` None a new file's."""
+
+    parent_id: RemoteId
+    key: str
+    content: Content | None = None
+    remote_id: RemoteId | None = None
+
+
 @dataclass(slots=True)
 class _Hold:
     """Nodes that are left alone until a moment, a fetch and a scan have passed."""
@@ -203,6 +216,7 @@ class Engine:
     _changed: bool = True
     _settled: bool = False
     _doubtful: set[LocalId] = field(default_factory=set)
+    _sent: dict[LocalId, _Sent] = field(default_factory=dict)  # until the outcome is known
     _deletes_held: str | None = None
     _deletes_allowed: bool = False
     _gone_checked: tuple[int, int] = (0, 0)  # what `_gone_seen` said when deletes were decided on last
@@ -356,7 +370,7 @@ class Engine:
         self._start()
         self._settled = (
             self._pass is None
-            and not (self._pass_found or self._changed or self._active or self._holds)
+            and not (self._pass_found or self._changed or self._active or self._holds or self._sent)
             and self.feed.is_idle
             and self.disk.is_idle
             and self._deletes_held is None
@@ -399,7 +413,7 @@ class Engine:
                 if isinstance(operation, Record | Forget):
                     self._pass_found = True
                     self._agree(operation)
-                elif not self._is_held_back(operation):
+                elif not self._is_held_back(operation) and not self._meets_own(operation):
                     self._pass_found = True
                     nodes = subjects(operation)
                     self._busy_remote |= nodes.remote
@@ -473,6 +487,23 @@ class Engine:
         self.disk.busy.update(work.places)
         self._lanes[work.lane].append(work)
         self._active += 1
+        match operation:
+            case Upload(local, parent_id, name, base):
+                base_id = None if base is None else base.id
+                self._sent[local.id] = _Sent(parent_id, name_key(name), local.content, base_id)
+            case MakeRemoteFolder(local, parent_id):
+                self._sent[local.id] = _Sent(parent_id, local.key)
+
+    def _meets_own(self, operation: Operation) -> bool:
+        """Whether what is new in the service there may be what this computer has just sent: the outcome tells."""
+        match operation:
+            case Download(node, _, _, None) | MakeLocalFolder(node):
+                place = (node.parent_id, node.key)
+            case MoveLocal(local):
+                place = (Merge(self.store, self._naming()).remote_folder(local.parent_id), local.key)
+            case _:
+                return False
+        return any(sent.remote_id is None and place == (sent.parent_id, sent.key) for sent in self._sent.values())
 
     def _prepare(self, operation: Operation) -> _Work | None:
         """Look up what the operation needs; None when the trees have moved on meanwhile."""
@@ -658,6 +689,8 @@ class Engine:
                 self._holds.append(_Hold(nodes, not_before, fetch=self.feed.ticket))
                 if isinstance(operation, Upload):
                     self._doubtful.add(operation.local.id)
+        if isinstance(operation, Upload | MakeRemoteFolder) and operation.local.id not in self._doubtful:
+            self._sent.pop(operation.local.id, None)
         if work.places:
             self._after_local(work, isinstance(outcome, Placed | Gone))
 
@@ -760,24 +793,28 @@ class Engine:
         with self.store.transaction():
             for local_id in sorted(self._doubtful - self._busy_local):
                 self._doubtful.discard(local_id)
-                sent = self.store.sent(local_id)
+                noted, sent = self.store.sent(local_id), self._sent.pop(local_id, None)
+                if noted is not None and sent is None:  # from before the start: the place is where the file is now
+                    sent = self._sent_from_here(local_id, *noted)
                 if sent is not None:
-                    self._resolve_one(local_id, *sent)
-                    self.store.forget_sending(local_id)
+                    self._resolve_one(local_id, sent)
+                self.store.forget_sending(local_id)
 
-    def _resolve_one(self, local_id: LocalId, remote_id: RemoteId | None, content: object) -> None:
-        store = self.store
-        local, pair = store.local(local_id), store.synced_local(local_id)
-        if remote_id is not None:
-            node = store.remote(remote_id)
-            if pair is not None and pair.id == remote_id and node is not None and node.content == content:
+    def _sent_from_here(self, local_id: LocalId, remote_id: RemoteId | None, content: Content) -> _Sent | None:
+        local = self.store.local(local_id)
+        parent_id = None if local is None else Merge(self.store, self._naming()).remote_folder(local.parent_id)
+        return None if local is None or parent_id is None else _Sent(parent_id, local.key, content, remote_id)
+
+    def _resolve_one(self, local_id: LocalId, sent: _Sent) -> None:
+        """The pair is written whatever became of the local file meanwhile: moved, edited or deleted, it was this."""
+        store, pair = self.store, self.store.synced_local(local_id)
+        if sent.remote_id is not None:
+            node = store.remote(sent.remote_id)
+            if pair is not None and pair.id == sent.remote_id and node is not None and node.content == sent.content:
                 store.put_synced(replace(pair, version=node.version, content=node.content))
             return
-        if local is None or pair is not None or local.parent_id is None:
-            return
-        parent_id = Merge(store, self._naming()).remote_folder(local.parent_id)
-        node = None if parent_id is None else store.remote_child(parent_id, local.key)
-        if node is not None and node.content == content and store.synced(node.id) is None and not node.skipped:
+        node = None if pair is not None else store.remote_child(sent.parent_id, sent.key)
+        if node is not None and node.content == sent.content and store.synced(node.id) is None and not node.skipped:
             store.put_synced(pair_of(node, local_id))
 
     # --- announced versions -------------------------------------------------------------------------------------
