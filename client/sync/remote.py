@@ -250,6 +250,8 @@ class RemoteSide:
         store = self._store
         if node.kind is Kind.FOLDER and known is not None and known.parent_id != node.parent_id:
             self._check_no_cycle(node)
+        if known is None:
+            self._forget_absence(node)
         store.put_remote(node)
         if self._listing:
             store.note_listed(node.id)
@@ -261,6 +263,20 @@ class RemoteSide:
         moved = (known.parent_id, known.name) != (node.parent_id, node.name)
         if known.skipped != node.skipped or (moved and not self.selection.plain):
             self._reselect_below(node)
+
+    def _forget_absence(self, node: RemoteNode) -> None:
+        """What was deleted and is there again is wanted: that it is not here, or is just on its way to the trash, was
+        the answer to the delete and no wish of its own. What was changed here meanwhile keeps its pair."""
+        store = self._store
+        pair = store.synced(node.id)
+        if pair is None:
+            return
+        local, above = store.local(pair.local_id), store.synced(pair.parent_id) if pair.parent_id is not None else None
+        if local is not None:
+            moved = above is None or (local.parent_id, local.name) != (above.local_id, pair.name)
+            if moved or node.kind is Kind.FOLDER or local.content != node.content:
+                return
+        store.drop_synced(pair.id)
 
     def _drop(self, node_id: RemoteId) -> None:
         if self._store.remote(node_id) is not None:

@@ -465,3 +465,14 @@ def test_a_folder_kept_for_a_file_that_was_not_seen_yet_is_looked_at_again(rig: 
     assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}
     assert "folder/old" not in {path.strip("/") for path in rig.remote()}
     assert rig.store.problems() == []
+
+
+def test_what_is_undeleted_before_the_feed_has_told_our_own_delete_stays(rig: Rig) -> None:
+    rig.write("x", b"x")
+    rig.run()
+    rig.disk.user.delete(("x",))
+    rig.api.after["delete"] = lambda: rig.others.restore("/x", None)
+    rig.settle()
+    rig.settle()
+    assert rig.files() == {"x": b"x"}
+    assert {path.strip("/") for path in rig.remote()} == {"x"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -105,6 +106,28 @@ def test_created_and_deleted_in_one_page_leaves_nothing(store: Store) -> None:
     page(side, told("put", 10, "/a", text="one"), told("delete", 10, "/a"))
     assert names(store) == {}
     assert not store.is_dirty()
+
+
+def test_what_was_deleted_and_is_there_again_is_no_longer_known_as_absent_here(store: Store) -> None:
+    """Else the delete that this disk has followed, or is just following, would be told to the service as its own."""
+    side = side_of(store)
+    page(
+        side, *(told("put", node, f"/{name}", text=name) for node, name in ((10, "gone"), (11, "same"), (12, "edited")))
+    )
+    for node, name in ((10, "gone"), (11, "same"), (12, "edited")):
+        pair(store, node, node + 10, name, name)
+    with store.transaction():
+        store.drop_local(LocalId(20))
+        edited = store.local(LocalId(22))
+        assert edited is not None
+        store.put_local(replace(edited, content=Content(digest("edit"))))
+    page(side, *(told("delete", node, f"/{name}") for node, name in ((10, "gone"), (11, "same"), (12, "edited"))))
+    page(
+        side, *(told("put", node, f"/{name}", text=name) for node, name in ((10, "gone"), (11, "same"), (12, "edited")))
+    )
+    assert store.synced(RemoteId(10)) is None
+    assert store.synced(RemoteId(11)) is None, "it is adopted, as it is equal"
+    assert store.synced(RemoteId(12)) is not None, "the edit is one of what is there again"
 
 
 def test_the_listing_is_over_with_its_last_page(store: Store) -> None:
