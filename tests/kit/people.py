@@ -21,9 +21,10 @@ from client.fs.base import FileKind, Path
 from coordinator.protocol import types
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.sim_service import Node, SimService
-from tests.kit.workload import FOLDERS, NAMES, Step, new_content
+from tests.kit.workload import FOLDERS, NAMES, SHARED, Step, new_content
 
 DEPTH_MAX: Final = 4
+HOT: Final = ("a.txt",)
 IGNORE_FILE: Final = ".holdfastignore"
 PATTERNS: Final = ("c\n", "*.txt\n", "d/\n", "/e\n", "# nothing\n", "*.txt\n!a.txt\n")
 
@@ -66,12 +67,14 @@ class Disk(Protocol):
 
 class Ledger:
     """`written`: finished contents and who made them. `let_go`: what somebody who saw it replaced or deleted.
-    `seen`: every state that a file of a person was ever in, half-written ones too."""
+    `seen`: every state that a file of a person was ever in, half-written ones too. `copied`: what a person has put into
+    several files."""
 
     def __init__(self) -> None:
         self.written: dict[bytes, str] = {}
         self.let_go: set[bytes] = set()
         self.seen: set[bytes] = set()
+        self.copied: set[bytes] = set(SHARED)
 
     def wrote(self, content: bytes, who: str) -> None:
         self.written.setdefault(content, who)
@@ -208,6 +211,21 @@ class Person:
                 self._ledger.seen.add(handle.content())
             self._ledger.wrote(handle.content(), self.name)
 
+    def _hot_create(self, tape: random.Random) -> None:
+        if self._disk.look_at(HOT) is None:
+            self._write(HOT, self._content(tape), create=True)
+
+    def _hot_rewrite(self, tape: random.Random) -> None:
+        self._write(HOT, self._content(tape), create=False)
+
+    def _hot_save(self, tape: random.Random) -> None:
+        temporary = (f".{HOT[0]}.swp",)
+        self._write(temporary, self._content(tape), create=True)
+        self._rename_path(temporary, HOT)
+
+    def _hot_delete(self, tape: random.Random) -> None:
+        self._unlink(HOT)
+
     def _create_large(self, tape: random.Random) -> None:
         path = self._place(tape)
         size = tape.choice((1_200_000, BLOCK_BYTES + 5000, 2 * BLOCK_BYTES + 70_000))
@@ -319,6 +337,7 @@ class Person:
         there = self._disk.look_at(path)
         target = self._place(tape)
         if there is not None and there.content is not None and self._disk.look_at(target) is None:
+            self._ledger.copied.add(there.content)
             self._write(target, there.content, create=True)
 
     def _copy_folder(self, tape: random.Random) -> None:
@@ -333,6 +352,7 @@ class Person:
             if there is not None and there.kind is FileKind.FOLDER:
                 self._make(copy)
             elif there is not None and there.content is not None:
+                self._ledger.copied.add(there.content)
                 self._write(copy, there.content, create=True)
 
     def _swap(self, tape: random.Random) -> None:

@@ -50,12 +50,14 @@ from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 from tests.kit.people import IGNORE_FILE, Entry, Ledger, Person, WebPerson
 from tests.kit.scheduler import Event, Machine, Scheduler, Signal, SimClock
-from tests.kit.sim_service import SimConnection, SimService, Weather, sim_api
-from tests.kit.workload import FATE, SHARED, WEB, Step, Workload
+from tests.kit.sim_service import Backup, SimConnection, SimService, Weather, sim_api
+from tests.kit.workload import FATE, WEB, Step, Workload
 
 SETTLE_S: Final = 3 * 3600.0  # of virtual time, after the last fault: more than any back-off or rescan needs
-QUIET_S: Final = 400.0  # nothing may happen any more in this time: longer than a long poll and a retry
+QUIET_S: Final = 130.0  # nothing may happen any more in this time: longer than two long polls
 RESCAN_S: Final = 1800.0
+SLOW_DISK_S: Final = 0.03
+PATIENCE_S: Final = 4.0
 STEPS_MAX: Final = 100_000
 DELETES_MANY: Final = 50
 GRACE_S: Final = 30.0
@@ -331,6 +333,7 @@ class Climate:
     loose: float
     page_max: int
     deletes_max: int
+    slow_disk: float  # probability that a call of the file system, or of a person's program, takes up to SLOW_DISK_S
 
     @classmethod
     def draw(cls, tape: random.Random, *, faults: bool) -> Climate:
@@ -340,9 +343,10 @@ class Climate:
         weather["slow"] = tape.choice((0.0, 0.1, 0.5))
         return cls(
             weather,
-            tape.choice((0.0, 0.5, 1.0)),
-            tape.choice((2000, 2000, 3, 1)),
-            tape.choice((DELETES_MANY, DELETES_MANY, 1)),
+            loose=tape.choice((0.0, 0.5, 1.0)),
+            page_max=tape.choice((2000, 2000, 3, 1)),
+            deletes_max=tape.choice((DELETES_MANY, DELETES_MANY, 1)),
+            slow_disk=tape.choice((0.0, 0.1, 0.5, 1.0)),
         )
 
 
@@ -416,10 +420,12 @@ class Client:
         self.snapshots: list[bytes] | None = [] if world.needs("power_cut") else None
         self.archive: list[bytes] = []
         self.person_disk = PersonDisk(self.disk, world.fate_tape, world.climate.loose)
-        self.person = Person(f"p{index}", self.person_disk, world.ledger, world.scheduler.pause)
+        self.person = Person(f"p{index}", self.person_disk, world.ledger, world.take_time)
         self.machine: Machine | None = None
         self.engine: Engine | None = None
         self.starts = 0
+        self.touches = 0  # steps of its file system so far
+        self.touched = Signal(world.scheduler)
         self._store: SimStore | None = None
         self._reader: Reader | None = None
         self._connection: SimConnection | None = None
@@ -532,7 +538,10 @@ class Client:
 
     def _touch_disk(self, name: str) -> None:
         """Before each call and each step of one."""
-        self.world.scheduler.pause(name)
+        self.touches += 1
+        if self.touched.has_waiting:
+            self.touched.notify()
+        self.world.take_time(name)
         if self.disk_errors and self.world.fate_tape.random() < self.disk_errors:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -709,6 +718,7 @@ class World:
         self.schedule = schedule
         self.scheduler = Scheduler(random.Random(f"schedule {schedule}"), steps_max=STEPS_MAX)
         self.fate_tape = random.Random(f"fate {schedule}")
+        self.time_tape = random.Random(f"time {schedule}")
         self.net_tape = random.Random(f"network {schedule}")
         self.climate = Climate.draw(random.Random(f"climate {schedule}"), faults=bool(workload.of(FATE)))
         self.folder = RealPath(tempfile.mkdtemp(prefix="holdfast-sim-", dir=_ram()))
@@ -719,6 +729,13 @@ class World:
         self.outside = self.scheduler.machine("outside")  # people, fate and the network, which never crash
         self.clients = [Client(self, index) for index in range(workload.clients)]
         self._acting = 0
+        self._backups: list[Backup] = []
+
+    def take_time(self, what: str, about: object = None) -> None:
+        """A switch point that may last."""
+        self.scheduler.pause(what, about)
+        if self.climate.slow_disk and self.time_tape.random() < self.climate.slow_disk:
+            self.scheduler.sleep(self.time_tape.random() * SLOW_DISK_S)
 
     def needs(self, kind: str) -> bool:
         return any(step.kind == kind for step in self.workload.steps)
@@ -778,12 +795,22 @@ class World:
     def _act(self, steps: list[Step], do: Callable[[Step], None]) -> Callable[[], None]:
         def act() -> None:
             for step in steps:
-                if step.wait_s:
+                if step.wait_s > 0:
                     self.scheduler.sleep(step.wait_s)
+                elif step.wait_s < 0:
+                    self._wait_for_touches(step)
                 do(step)
             self._acting -= 1
 
         return act
+
+    def _wait_for_touches(self, step: Step) -> None:
+        """Until the client has gone so many steps, or for as long as people wait."""
+        at = int(step.actor) if step.actor.isdigit() else step.seed % len(self.clients)
+        client = self.clients[at]
+        until, deadline = client.touches - step.wait_s, self.scheduler.now + PATIENCE_S
+        while client.touches < until and self.scheduler.now < deadline:
+            client.touched.wait(deadline - self.scheduler.now)
 
     def _calm_down(self) -> None:
         """All faults are over."""
@@ -824,6 +851,8 @@ class World:
         tape = random.Random(step.seed)
         client = tape.choice(self.clients)
         self.scheduler.pause("fate", (step.kind, client.name))
+        if self.needs("restore_service"):
+            self._backups.append(self.service.back_up())
         getattr(self, f"_fate_{step.kind}")(tape, client)
 
     def _restart(self, tape: random.Random, client: Client) -> None:
@@ -863,6 +892,10 @@ class World:
 
     def _fate_reset_cursors(self, tape: random.Random, client: Client) -> None:
         self.service.raise_epoch()
+
+    def _fate_restore_service(self, tape: random.Random, client: Client) -> None:
+        if self._backups:
+            self.service.restore_backup(tape.choice(self._backups))
 
     def _fate_lose_events(self, tape: random.Random, client: Client) -> None:
         client.deaf = True
@@ -957,10 +990,11 @@ class World:
     def _repeated_copies(self) -> list[str]:
         """A conflicted copy that equals the file that it is a copy of, or another copy of it."""
         wrong = []
+        copied = set(map(digest_of, self.ledger.copied))
         families: dict[tuple[Path, str, str | None, bool], Path] = {}
         for path, (kind, digest, executable) in sorted(shown_by(self.service).items()):
             copy = parse(path[-1])
-            if kind != "file" or digest in _SHARED:
+            if kind != "file" or digest in copied:
                 continue
             original = path[-1]
             while (inner := parse(original)) is not None:
@@ -970,9 +1004,6 @@ class World:
                 wrong.append(f"{'/'.join(path)!r} is a copy of the same as {'/'.join(families[family])!r}")
             families.setdefault(family, path)
         return wrong
-
-
-_SHARED: Final = frozenset(map(digest_of, SHARED))
 
 
 def play(workload: Workload, schedule: int) -> Outcome:
