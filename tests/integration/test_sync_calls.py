@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from client.api import Api
@@ -198,3 +199,31 @@ def test_a_withdrawn_announcement(api: Api, line: Lossy, place: types.Metadata) 
     [result] = api.commit([types.CommitEntry(path=entry.path, size=5, upload_id=announced.upload_id)], "key 2")
     assert result.error is not None
     assert result.error["code"] == "upload_gone"
+
+
+def test_a_copy_of_a_version(api: Api, line: Lossy, place: types.Metadata) -> None:
+    plain = random.Random("copy").randbytes(2 * BLOCK_BYTES + 7)
+    first = put(api, f"{place.path}/f", plain)
+    assert first.content_hash is not None
+    source = types.CopySource(id=first.id, version=1, content_hash=first.content_hash)
+    entry = types.CommitEntry(path=f"{place.path}/g", size=len(plain), copy_of=source, parent_id=place.id)
+    line.lose = True
+    [result] = api.commit([entry], "key")
+    assert result.metadata is not None
+    assert (result.metadata.version, result.metadata.content_hash) == (1, first.content_hash)
+    assert result.metadata.id != first.id
+    assert api.blocks(entry.path, None).blocks == api.blocks(first.path, None).blocks
+    other = msgspec.structs.replace(source, content_hash=hash_block(b"other").hex())
+    hashes = [hash_block(part).hex() for part in cut(plain)]
+    for wrong, code in (
+        (msgspec.structs.replace(entry, copy_of=other), "not_found"),
+        (msgspec.structs.replace(entry, size=5), "size_mismatch"),
+        (msgspec.structs.replace(entry, blocks=hashes), "bad_request"),
+        (msgspec.structs.replace(entry, upload_id="0" * 32), "bad_request"),
+    ):
+        [result] = api.commit([msgspec.structs.replace(wrong, path=f"{place.path}/h")], code)
+        assert result.error is not None
+        assert result.error["code"] == code
+    [announced] = api.announce([entry])
+    assert announced.error is not None
+    assert announced.error["code"] == "bad_request"
