@@ -28,7 +28,7 @@ _CONFLICT: Final = re.compile(
     rf"(?P<extension>{_EXTENSION})?",
     re.DOTALL,
 )
-_TEMPORARY: Final = re.compile(rf" \(moving \d+-(?P<token>[0-9a-f]{{8}})(-\d+)?\)({_EXTENSION})?\Z")
+_TEMPORARY: Final = re.compile(rf" \(moving (?P<id>\d+)-(?P<token>[0-9a-f]{{8}})(-\d+)?\)({_EXTENSION})?\Z")
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,16 @@ def temporary(name: str, remote_id: int, naming: Naming, counter: int = 1, *, is
     return _shorten(stem, NAME_BYTES_MAX - _bytes(marker)) + marker
 
 
-def is_own_temporary(name: str, naming: Naming) -> bool:
-    """Whether this device gave the name for a moment, so that it says nothing about where the node belongs."""
+def is_own_temporary(name: str, naming: Naming, remote_id: int | None = None) -> bool:
+    """Whether this device gave the name for a moment (to the node of this id), so that it says nothing about where the
+    node belongs."""
     match = _TEMPORARY.search(name)
-    return match is not None and match["token"] == naming.token
+    return match is not None and match["token"] == naming.token and remote_id in (None, int(match["id"]))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether any device gave the name for a moment."""
+    return _TEMPORARY.search(name) is not None
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -217,10 +217,10 @@ class Decider:
     def _forget(self, synced: SyncedNode, remote: RemoteNode | None, local: LocalNode | None) -> Operation:
         """One side is gone and the other is kept: it becomes new. What had another name for a moment gets its own back
         first, as nothing will know it afterwards."""
-        if remote is not None and conflicts.is_own_temporary(remote.name, self.merge.naming):
+        if remote is not None and self.merge.is_for_a_moment(remote.name, synced):
             assert remote.parent_id is not None
             return MoveRemote(remote, remote.parent_id, self.merge.free_own_name(synced, remote.parent_id, None))
-        if local is not None and conflicts.is_own_temporary(local.name, self.merge.naming):
+        if local is not None and self.merge.is_for_a_moment(local.name, synced):
             assert local.parent_id is not None
             return MoveLocal(local, local.parent_id, self.merge.free_own_name(synced, None, local.parent_id))
         return Forget(synced)

@@ -110,12 +110,15 @@ class Merge:
         return self._synced_folder(local.parent_id) != synced.parent_id or self._renamed_locally(synced, local)
 
     def _renamed_remotely(self, synced: SyncedNode, remote: RemoteNode) -> bool:
-        return remote.name != synced.name and not conflicts.is_own_temporary(remote.name, self.naming)
+        return remote.name != synced.name and not self.is_for_a_moment(remote.name, synced)
 
     def _renamed_locally(self, synced: SyncedNode, local: LocalNode) -> bool:
-        return _composed(local.name) != _composed(synced.name) and not conflicts.is_own_temporary(
-            local.name, self.naming
-        )
+        return _composed(local.name) != _composed(synced.name) and not self.is_for_a_moment(local.name, synced)
+
+    def is_for_a_moment(self, name: str, synced: SyncedNode) -> bool:
+        """Whether this device gave the name, and knows a better one. Where the last agreed name is itself one that was
+        meant for a moment, two devices would take turns in giving their own for each other's."""
+        return conflicts.is_own_temporary(name, self.naming, synced.id) and not conflicts.is_temporary(synced.name)
 
     def left_selection(self, synced: SyncedNode, remote: RemoteNode) -> bool:
         """Whether a skipped node was moved, itself or with a folder around it, to where it is skipped: for this

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.sync.conflicts import is_own_temporary
+from client.sync.conflicts import Naming, is_own_temporary, temporary
 from client.sync.plan import (
     Breaker,
     Busy,
@@ -642,3 +642,23 @@ def test_record_and_forget_carry_the_whole_synced_node() -> None:
     scene.remote.delete("a")
     (forget,) = scene.plan()
     assert isinstance(forget, Forget)
+
+
+def test_two_devices_do_not_take_turns_in_giving_their_own_names_for_each_others() -> None:
+    """Each would say of the other's rename that it is only for a moment, and undo it, for ever."""
+    scene = Scene("x/")
+    folder = scene.remote.at("x")
+    theirs = temporary("x", folder.id, Naming("Bo on pc", "2026-11-22"), is_folder=True)
+    ours = temporary("y", folder.id, NAMING, is_folder=True)
+    scene = Scene(f"{theirs}/")
+    scene.remote.move(theirs, ours)
+    assert kinds(scene.settle()) == ["MoveLocal", "Record"]
+    assert scene.tree() == {ours: None}
+
+
+def test_a_name_given_for_a_moment_to_another_node_is_a_name_like_any() -> None:
+    scene = Scene("x/")
+    name = temporary("d", 123456, NAMING, is_folder=True)
+    scene.remote.move("x", name)
+    assert kinds(scene.settle()) == ["MoveLocal", "Record"]
+    assert scene.tree() == {name: None}
