@@ -176,7 +176,7 @@ class _Maker:
             plain = bytearray(self._block.length)
             _fill_literals(plain, self._block)
             for index, pieces in self._pieces.items():
-                base = await store.read_again(self._plan.base[index])
+                base = await store.read_base(self._plan.base[index])
                 await cpu.run(_fill, plain, base, pieces)
             block = PlainBlock(plain, claimed=self._plan.hashes[self.index])
             await stage_blocks(self._services, self._session, self._plan.upload.target, [block])

@@ -57,10 +57,11 @@ class BlockReader:
         self._report = report
         self._settings = settings
 
-    async def read(self, row: BlockRow) -> bytes:
-        """The block's plaintext. Raises CannotRead (nodes away) and BlockDamaged (shards bad)."""
+    async def read(self, row: BlockRow, *, hashed: bool = True) -> bytes:
+        """The block's plaintext. Raises CannotRead (nodes away) and BlockDamaged (shards bad). `hashed` False: its hash
+        is not compared (its seal is), since what is made of it will be."""
         key = await self._keys.get(row.account_id)
-        return await self._collect(row, lambda sealed: open_block(sealed, row, key))
+        return await self._collect(row, lambda sealed: open_block(sealed, row, key, hashed=hashed))
 
     async def read_sealed(self, row: BlockRow) -> bytes:
         """The sealed block, checked against its digest: what lost shards are rebuilt from. Raises as `read`."""

@@ -40,6 +40,7 @@ _REPORTS_MAX: Final = 1000
 # twice: these bound what sealing and opening may hold, beside the bodies that come in and go out.
 _WRITING_BYTES_MAX: Final = 12 * 1024 * 1024
 _READING_BYTES_MAX: Final = 64 * 1024 * 1024
+_BASE: Final = b"base "  # before the ids of remembered blocks whose hash was not computed: nobody is given those
 _ASSEMBLING_BYTES_MAX: Final = 32 * 1024 * 1024  # blocks that are made of a delta, and what they are made of
 
 
@@ -73,7 +74,7 @@ class BlockStore:
         self.inventory = ShardInventory(self.nodes)
         self.recent = RecentBlocks()
         self.siblings = Siblings(self.recent)
-        self._reading: dict[bytes, asyncio.Task[bytes]] = {}  # what `read_again` reads now, by block id
+        self._reading: dict[bytes, asyncio.Task[bytes]] = {}  # what `read_again` and `read_base` read now
         self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
         self._reporter: asyncio.Task[None] | None = None
@@ -101,7 +102,7 @@ class BlockStore:
         BLOCK_BYTES.labels("written").inc(sum(block.row.plain_size for block in written))
         return written
 
-    async def read(self, row: BlockRow) -> bytes:
+    async def read(self, row: BlockRow, *, hashed: bool = True) -> bytes:
         """The verified plaintext of one block; see BlockReader.read."""
         remembered = self.recent.get(row.block_id)
         if remembered is None and (remembered := await self.siblings.fetch(row.block_id, row.plain_size)) is not None:
@@ -109,26 +110,37 @@ class BlockStore:
         if remembered is not None:
             BLOCK_BYTES.labels("remembered").inc(len(remembered))
             return remembered
-        plain = await self._reader.read(row)
+        plain = await self._reader.read(row, hashed=hashed)
         BLOCK_BYTES.labels("read").inc(len(plain))
         return plain
 
     async def read_again(self, row: BlockRow) -> bytes:
         """As `read`, of a block that is likely to be read again within seconds: it is remembered for so long, and read
         once for all who ask at the same time."""
-        task = self._reading.get(row.block_id)
+        return await self._read_together(row.block_id, row, hashed=True)
+
+    async def read_base(self, row: BlockRow) -> bytes:
+        """As `read_again`, for making another block that is checked by its own hash: this one's is not computed, which
+        takes a quarter of what reading it takes."""
+        remembered = self.recent.get(row.block_id)
+        return remembered or await self._read_together(_BASE + row.block_id, row, hashed=False)
+
+    async def _read_together(self, name: bytes, row: BlockRow, *, hashed: bool) -> bytes:
+        task = self._reading.get(name)
         if task is None:
-            task = self._reading[row.block_id] = asyncio.create_task(self._read_and_remember(row))
-            task.add_done_callback(partial(self._end_reading, row.block_id))
+            task = self._reading[name] = asyncio.create_task(self._read_and_remember(name, row, hashed=hashed))
+            task.add_done_callback(partial(self._end_reading, name))
         return await asyncio.shield(task)  # one caller that leaves must not take the block away from the others
 
-    async def _read_and_remember(self, row: BlockRow) -> bytes:
-        plain = await self.read(row)
-        self.recent.put(row.block_id, plain)
+    async def _read_and_remember(self, name: bytes, row: BlockRow, *, hashed: bool) -> bytes:
+        plain = self.recent.get(name)
+        if plain is None:
+            plain = await self.read(row, hashed=hashed)
+            self.recent.put(name, plain)
         return plain
 
-    def _end_reading(self, block_id: bytes, task: asyncio.Task[bytes]) -> None:
-        del self._reading[block_id]
+    def _end_reading(self, name: bytes, task: asyncio.Task[bytes]) -> None:
+        del self._reading[name]
         if not task.cancelled():
             task.exception()  # those who still wait are told; where all have left, nobody need be
 

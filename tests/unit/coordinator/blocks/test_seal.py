@@ -116,3 +116,15 @@ def test_every_block_has_a_key_and_an_id_of_its_own() -> None:
     ids = [new_block_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert all(one[6] >> 4 == 7 and one[8] >> 6 == 2 and len(one) == 16 for one in ids)
+
+
+def test_everything_but_the_hash_is_looked_at_where_the_caller_compares_hashes() -> None:
+    plain = os.urandom(1000)
+    sealed = seal(plain)
+    row = row_of(sealed)
+    assert open_block(sealed.sealed, replace(row, hash=bytes(32)), KEY, hashed=False) == plain
+    damaged = bytearray(sealed.sealed)
+    damaged[500] ^= 1
+    for bytes_, wrong in ((sealed.sealed, replace(row, block_id=new_block_id())), (memoryview(damaged), row)):
+        with pytest.raises(BlockDamaged):
+            open_block(bytes_, wrong, KEY, hashed=False)
