@@ -34,7 +34,7 @@ from client.sync.feed import Feed
 from client.sync.ignore import IGNORE_FILE, is_built_in
 from client.sync.local import KEPT, DirtyFolder, LocalTree
 from client.sync.merge import Merge
-from client.sync.plan import Busy, count_deletions, count_planned_deletions, operations, subjects
+from client.sync.plan import Busy, count_deletions, count_planned_deletions, held_by_names, operations, subjects
 from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.service import Service
@@ -66,6 +66,7 @@ from node.base.clock import Clock
 
 EVENTS_AT_ONCE: Final = 200
 QUEUED_MAX: Final = 1000
+HELD: Final = "names"  # of the problems that this module tells
 STALE_FIRST_S: Final = 0.05
 STALE_MAX_S: Final = 10.0
 STALE_MAX: Final = 6  # so often it may be looked at again before it is told as stuck
@@ -216,6 +217,7 @@ class Engine:
     _changed: bool = True
     _settled: bool = False
     _doubtful: set[LocalId] = field(default_factory=set)
+    _held: dict[str, str] | None = None  # what was told of names that are taken
     _sent: dict[LocalId, _Sent] = field(default_factory=dict)  # until the outcome is known
     _deletes_held: str | None = None
     _deletes_allowed: bool = False
@@ -376,6 +378,7 @@ class Engine:
             and self._deletes_held is None
         )
         if self._settled:
+            self._tell_held()
             self._failing_since = None
             self._attempts.clear()
             self._deletes_allowed = False
@@ -436,6 +439,21 @@ class Engine:
 
     def _naming(self) -> Naming:
         return Naming(self.settings.who, datetime.fromtimestamp(self.clock.now(), UTC).strftime("%Y-%m-%d"))
+
+    def _tell_held(self) -> None:
+        """What waits for a name that the service uses for something left out here: a person is to know."""
+        store = self.store
+        held = {
+            shown(path): f"the service has {remote.name} in its place, which is not synced to this computer"
+            for local, remote in held_by_names(store, self._naming())
+            if (path := store.local_path(local.id)) is not None
+        }
+        if held != self._held:
+            with store.transaction():
+                store.drop_problems(HELD)
+                for told, reason in held.items():
+                    store.set_problem(told, reason, HELD)
+            self._held = held
 
     # --- many deletes at once -----------------------------------------------------------------------------------
 
