@@ -26,10 +26,12 @@ class Unpacker:
         """`limit`: the most bytes that the body may unpack to."""
         self._limit = limit
         self._left = limit
+        self._allowed = FREE_BYTES  # what may still be unpacked for the bytes that came
         self._stream = zlib.decompressobj(wbits=_GZIP)
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
         """What these bytes unpack to, in pieces. Raises BadRequest (not gzip), TooLarge."""
+        self._allowed += len(packed) * RATIO_MAX
         while packed and not self._stream.eof:
             try:
                 piece = self._stream.decompress(packed, _PIECE_BYTES)
@@ -37,8 +39,11 @@ class Unpacker:
                 raise BadRequest(reason="the body is not compressed as it says") from None
             packed = self._stream.unconsumed_tail
             self._left -= len(piece)
+            self._allowed -= len(piece)
             if self._left < 0:
                 raise TooLarge(limit=self._limit)
+            if self._allowed < 0:
+                raise BadRequest(reason=f"more than {FREE_BYTES} bytes may not be packed to less than 1/{RATIO_MAX}")
             if piece:
                 yield piece
         if self._stream.unused_data or (packed and self._stream.eof):

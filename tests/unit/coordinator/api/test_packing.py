@@ -33,6 +33,16 @@ def test_a_bomb_is_refused_before_it_is_held() -> None:
     assert taken <= 1_000_000
 
 
+def test_much_from_next_to_nothing_is_refused_although_the_body_may_be_large() -> None:
+    unpacker, taken = Unpacker(64 << 20), 0
+    with pytest.raises(BadRequest):
+        for piece in unpacker.feed(gzip.compress(bytes(64 << 20))):
+            taken += len(piece)
+    assert taken < 14 << 20
+    content = random.Random(2).randbytes(20 << 20).hex().encode()
+    assert sum(map(len, Unpacker(64 << 20).feed(gzip.compress(content)))) == len(content)
+
+
 @pytest.mark.parametrize("tail", [b"x", gzip.compress(b"more")], ids=["rest", "another"])
 def test_what_follows_the_end_is_refused(tail: bytes) -> None:
     packed = gzip.compress(b"content")
