@@ -80,6 +80,7 @@ class PersonDisk:
         self._tape = tape
         self._loose = loose
         self.unsynced: list[Inode] = []
+        self.power_cuts = 0
 
     def look(self) -> Mapping[Path, Entry]:
         return dict(walk(self._disk))
@@ -159,7 +160,7 @@ class _Handle:
         self._disk = disk
         self._inode = inode
         self._path = path
-        self._generation = disk.generation
+        self._power_cuts = person.power_cuts
 
     def write_at(self, offset: int, data: bytes) -> None:
         self._check()
@@ -172,6 +173,7 @@ class _Handle:
         self._person._done(self._path, self._inode)
 
     def content(self) -> bytes:
+        self._check()
         return bytes(self._inode.data)
 
     def close(self) -> None:
@@ -179,7 +181,7 @@ class _Handle:
 
     def _check(self) -> None:
         """A power cut ends the person's programs, too."""
-        if self._generation != self._disk.generation and self._inode.writers == 0:
+        if self._power_cuts != self._person.power_cuts:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
@@ -670,6 +672,7 @@ class Client:
         before = {entry.content for _, entry in walk(self.disk) if entry.content is not None}
         loose = [(inode, bytes(inode.data)) for inode in self.person_disk.unsynced]
         self.disk.crash(tape)
+        self.person_disk.power_cuts += 1
         for inode, content in loose:
             # What a cut tears shows in its times. (A real disk may tear a file within its size and leave the new time;
             # nobody can tell that from the outside without reading everything.)
@@ -894,8 +897,13 @@ class World:
         self.service.raise_epoch()
 
     def _fate_restore_service(self, tape: random.Random, client: Client) -> None:
-        if self._backups:
-            self.service.restore_backup(tape.choice(self._backups))
+        if not self._backups:
+            return
+        # What no computer has fetched yet is lost with the service's database, and nobody can bring it back.
+        on_disks = {entry.content for one in self.clients for _, entry in walk(one.disk)}
+        stored = {content for content in self.ledger.written if digest_of(content) in self.service.stored_contents()}
+        self.service.restore_backup(tape.choice(self._backups))
+        self.ledger.let_go |= stored - on_disks
 
     def _fate_lose_events(self, tape: random.Random, client: Client) -> None:
         client.deaf = True
