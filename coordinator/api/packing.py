@@ -15,6 +15,10 @@ from coordinator.protocol.errors import BadRequest, TooLarge
 PACK_FROM_BYTES: Final = 1024
 PACK_HERE_BYTES_MAX: Final = 64 * 1024  # half a millisecond; what is larger leaves the event loop
 _PIECE_BYTES: Final = 256 * 1024
+# What a few bytes may become; beyond it a body must send its share, as every body does that says something: hashes pack
+# to a half, and thousands of entries to a tenth. Otherwise 64 KB of noise would hold 64 MiB of a worker's memory.
+FREE_BYTES: Final = 8 * 1024 * 1024
+RATIO_MAX: Final = 64
 _LEVEL: Final = 1  # half of a listing's size at a tenth of the time that the default level takes for two thirds
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
