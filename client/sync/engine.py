@@ -681,6 +681,10 @@ class Engine:
         nodes = subjects(operation)
         self.disk.busy.difference_update(work.places)
         key = _key(nodes)
+        asked = isinstance(operation, MakeRemoteFolder | Upload | MoveRemote | DeleteRemote)
+        if asked and isinstance(outcome, Told | Gone) and work.asked_at < self.remote.listed_anew_at:
+            # The service was put back to an older state since: what it did before that may be undone.
+            outcome = Stale(remote=True)
         match outcome:
             case Told() | Placed() | Gone() | NotEmpty():
                 self._attempts.pop(key, None)

@@ -60,6 +60,7 @@ class RemoteSide:
         self._own_device_id = own_device_id
         self._listing = False
         self.tick = 0
+        self.listed_anew_at = 0  # the page since which older news and answers say nothing any more
         self.gone_seen = 0  # how often the feed told that something is not there any more
         self._told: dict[RemoteId, int] = {}
         self._places: dict[RemoteId, tuple[tuple[str, ...] | None, bool]] = {}
@@ -153,6 +154,7 @@ class RemoteSide:
         try:
             with store.transaction():
                 if page.reset:
+                    self.listed_anew_at = self.tick
                     self._begin_listing()
                 self._listing = store.fact("listing") is not None
                 for change in page.changes:
