@@ -645,6 +645,10 @@ class Client:
         wrong = []
         for remote_id in store.dirty_remote():
             node, path = store.remote(remote_id), store.remote_path(remote_id)
+            pair = store.synced(remote_id)
+            other = None if pair is None else store.local(pair.local_id)
+            if other is not None and (other.problem is not None or left_out(store.local_path(other.id) or ())):
+                continue
             if node is None or not (node.skipped or (path is not None and left_out(path))):
                 wrong.append(f"{self.name}: synced tree: remote node {remote_id} is not settled ({node})")
         for local_id in store.dirty_local():
