@@ -964,6 +964,8 @@ class _Absorb:
         if (pair := store.synced_local(local.id)) is not None:
             store.drop_synced(pair.id)
         reason = f"{KEPT}, such as {name}"
+        if any(child.problem is None for child in store.local_children(local.id)):
+            return  # a scan has just found something to sync in it: it is new, and not kept for what is not synced
         if known is not None and path is not None:
             store.put_local(replace(known, problem=reason))
             store.set_problem(shown(path), reason, SCANNING)  # each scan tells it again

@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -476,3 +477,26 @@ def test_what_is_undeleted_before_the_feed_has_told_our_own_delete_stays(rig: Ri
     rig.settle()
     assert rig.files() == {"x": b"x"}
     assert {path.strip("/") for path in rig.remote()} == {"x"}
+
+
+def test_a_folder_in_which_a_scan_finds_something_while_it_is_to_go_is_new(rig: Rig) -> None:
+    rig.disk.user.mkdir(("folder",))
+    rig.run()
+    rig.others.delete("/folder")
+    rig.feed.want()
+    rig.engine._note_change()
+
+    list_folder = rig.fs.list_folder
+
+    def list_when_it_is_to_go(path: tuple[str, ...]) -> Any:
+        folder = rig.store.local_at(("folder",))
+        if path == ("folder",) and rig.local.busy and rig.store.local_at(("folder", "new")) is None and folder:
+            rig.disk.user.mkdir(("folder", "new"))
+            with rig.store.transaction():  # as the scan does that was under way
+                rig.store.put_local(replace(folder, id=rig.store.new_local_id(), parent_id=folder.id, name="new"))
+        return list_folder(path)
+
+    rig.fs.list_folder = list_when_it_is_to_go  # type: ignore[method-assign]
+    rig.run()
+    rig.settle()
+    assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}
