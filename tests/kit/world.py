@@ -1000,7 +1000,10 @@ class World:
         ]
 
     def _repeated_copies(self) -> list[str]:
-        """A conflicted copy that equals the file that it is a copy of, or another copy of it."""
+        """A conflicted copy that equals the file that it is a copy of, or another copy of it. Where the service was put
+        back to an older state, each client keeps what it had: the same, under a name of its own."""
+        if self.needs("restore_service"):
+            return []
         wrong = []
         copied = set(map(digest_of, self.ledger.copied))
         families: dict[tuple[Path, str, str | None, bool], Path] = {}
