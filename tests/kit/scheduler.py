@@ -233,6 +233,10 @@ class Signal:
         self._scheduler = scheduler
         self._waiting: list[tuple[Task, object]] = []
 
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether it was notified (else the time was over)."""
         task = self._scheduler.current

@@ -67,10 +67,12 @@ ALL_WORK: Final[Weights] = {
     kind: max(table.get(kind, 0) for table in (EDITS, FOLDER_WORK, NAME_WORK))
     for kind in sorted({*EDITS, *FOLDER_WORK, *NAME_WORK})
 }
+# One file that everybody works at, and little else.
+HOT_WORK: Final[Weights] = {"hot_create": 3, "hot_rewrite": 4, "hot_save": 5, "hot_delete": 2, "rename": 1, "edit": 2}
 # Files of several blocks, of which parts travel as deltas and ahead of their versions. Costs a second, so it is rare.
 LARGE_WORK: Final[Weights] = {"create_large": 3, "insert": 4, "overwrite": 3, "delete": 1, "rename": 1, "copy": 1}
 LARGE_SHARE: Final = 0.02
-TABLES: Final = (EDITS, FOLDER_WORK, NAME_WORK, ALL_WORK)
+TABLES: Final = (EDITS, FOLDER_WORK, NAME_WORK, ALL_WORK, HOT_WORK)
 
 WEB_WORK: Final[Weights] = {"create": 3, "edit": 4, "move": 3, "delete": 2, "make_folder": 2, "restore": 1}
 
@@ -82,6 +84,7 @@ FATE_WORK: Final[Weights] = {
     "cut_network": 3,
     "busy_service": 2,
     "reset_cursors": 1,
+    "restore_service": 1,  # from a backup: what happened since is not known there any more
     "lose_events": 2,
     "jump_clock": 1,
     "fail_disk": 2,
@@ -93,7 +96,8 @@ FATE_WORK: Final[Weights] = {
 
 @dataclass(frozen=True)
 class Step:
-    """`actor`: "0", "1", … for the person at that client, WEB or FATE. `wait_s`: how long after the one before."""
+    """`actor`: "0", "1", … for the person at that client, WEB or FATE. `wait_s`: how long after the one before; below
+    zero: after so many steps of the client's file system, in the midst of what it does."""
 
     actor: str
     kind: str
@@ -118,7 +122,7 @@ class Workload:
         return [step for step in self.steps if step.actor == actor]
 
 
-def draw_workload(seed: int, *, faults: bool = True, steps_max: int = 24) -> Workload:
+def draw_workload(seed: int, *, faults: bool = True, steps_max: int = 40) -> Workload:
     """The same seed gives the same steps."""
     tape = random.Random(f"workload {seed}")
     clients = tape.choice((2, 2, 2, 3))
@@ -136,7 +140,13 @@ def draw_workload(seed: int, *, faults: bool = True, steps_max: int = 24) -> Wor
             actor, kinds = FATE, FATE_WORK
         else:
             actor, kinds = str(tape.randrange(clients)), table
-        wait_s = round(pace * tape.expovariate(1.0), 3) if tape.random() < 0.8 else 0.0
+        drawn = tape.random()
+        if drawn < 0.4:
+            wait_s = round(pace * tape.expovariate(1.0), 3)
+        elif drawn < 0.9:
+            wait_s = float(-1 - int(tape.expovariate(0.1)))
+        else:
+            wait_s = 0.0
         steps.append(Step(actor, draw(tape, kinds), tape.getrandbits(32), wait_s))
     return Workload(clients, tuple(steps))
 
