@@ -47,7 +47,7 @@ class Unpacker:
             if self._left < 0:
                 raise TooLarge(limit=self._limit)
             if self._allowed < 0:
-                raise BadRequest(reason=f"more than {FREE_BYTES} bytes may not be packed to less than 1/{RATIO_MAX}")
+                raise TooLarge(limit=f"{FREE_BYTES} bytes, or {RATIO_MAX} for each one sent; {self._limit}")
             if piece:
                 yield piece
         if self._stream.unused_data or (packed and self._stream.eof):

@@ -226,13 +226,14 @@ def test_a_service_that_is_not_there_is_told(person: User, ann: Device, tmp_path
     assert told.code in (ExitCode.UNAVAILABLE, ExitCode.FAILED), told
 
 
-def test_a_client_ends_cleanly_and_its_folder_is_offline_then(person: User, ann: Device) -> None:
+def test_a_client_ends_cleanly_and_says_how_it_left_the_folder(person: User, ann: Device) -> None:
     client = ann.start()
     ann.wait_for_state("in_sync")
     assert ann.once(expect=None).code == ExitCode.USAGE, "one client at a time"
     client.signal(signal.SIGTERM)
     assert client.wait(10) == 0
-    assert ann.status()["state"] == "offline"
+    told = ann.status()
+    assert (told["state"], told["running"]) == ("in_sync", False)
     with sqlite3.connect(database_of(ann)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 

@@ -219,15 +219,21 @@ class Device:
 
     def status(self) -> dict[str, Any]:
         """What `sync-status` says of this folder."""
+        told = self._find_status()
+        assert told is not None, f"{self.name} has never synced {self.root}"
+        return told
+
+    def _find_status(self) -> dict[str, Any] | None:
+        """None before the first client has registered the folder."""
         folders = self.run("sync-status", "--json", expect=None).document["folders"]
-        return next(row for row in folders if Path(row["path"]) == self.root)
+        return next((row for row in folders if Path(row["path"]) == self.root), None)
 
     def wait_for_state(self, state: str, *, timeout_s: float = 30.0) -> dict[str, Any]:
         """Wait until `sync-status` says so; all that it says then."""
 
         def look() -> dict[str, Any] | None:
-            told = self.status()
-            return told if told["state"] == state else None
+            told = self._find_status()
+            return told if told is not None and told["state"] == state else None
 
         return wait_until(look, timeout_s=timeout_s, what=f"{self.name} being {state}", every_s=0.1)
 
