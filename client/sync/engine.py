@@ -895,10 +895,14 @@ class _Absorb:
                 self.engine.remote.drop_answer(node.id, self.work.asked_at)
                 return Busy(remote=frozenset({node.id}))
             case MakeLocalFolder(node, parent_id), Placed(stamp):
+                if self._is_lost(parent_id):
+                    return None
                 local_id = store.new_local_id()
                 store.put_local(LocalNode(local_id, parent_id, node.name, Kind.FOLDER, stamp))
                 store.put_synced(pair_of(node, local_id))
             case Download(node, parent_id, name, replaces), Placed(stamp):
+                if self._is_lost(parent_id):
+                    return None
                 local_id = replaces.id if replaces is not None else store.new_local_id()
                 store.put_local(LocalNode(local_id, parent_id, name, Kind.FILE, stamp, node.content))
                 self._put_content(node, local_id)
@@ -927,6 +931,15 @@ class _Absorb:
         if learned.signatures is not None:
             self.engine.store.put_signature(local_id, learned.digest, learned.signatures)
 
+    def _is_lost(self, folder_id: LocalId) -> bool:
+        """Whether a scan has found the folder gone since the operation began: what was put into it is where the folder
+        is now, and a look at everything finds it there. Without its folder a node would be in no place at all, and a
+        pair without a node would look like a delete."""
+        if self.engine.store.local(folder_id) is not None:
+            return False
+        self.engine.disk.want_all()
+        return True
+
     def _put_content(self, node: RemoteNode, local_id: LocalId) -> None:
         """Both sides have this content now; an earlier agreement about the place stays."""
         store = self.engine.store
@@ -940,7 +953,7 @@ class _Absorb:
         store, engine = self.engine.store, self.engine
         local = store.local(operation.local.id)
         assert isinstance(stamp, type(operation.local.stamp))
-        if local is None:
+        if local is None or self._is_lost(operation.parent_id):
             return
         before = operation.local.stamp
         same = (stamp.size, stamp.mtime_ns, stamp.inode) == (before.size, before.mtime_ns, before.inode)

@@ -3,7 +3,7 @@
 Continuous clients run on three computers whose files change at random. Again and again a client, a coordinator worker
 or both die at a random moment; clients are started anew, the supervisor restarts the workers. Every few rounds
 everybody comes to rest: all folders and the service's tree hold the same, and every content that nobody overwrote or
-deleted knowingly is there.
+deleted knowingly is there. With --deep people also exchange whole folders with each other in one step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def world(killed_appliance: Appliance, tmp_path: Path) -> Iterator[World]:
 class Worker:
     """Somebody who changes files at one computer in a thread of his own, until `stop`. Owns his part of the ledger."""
 
-    def __init__(self, world: World, at: int, number: int, seed: float) -> None:
+    def __init__(self, world: World, at: int, number: int, seed: float, *, exchange: bool) -> None:
         self.ledger = Ledger()
         self._world = World(
             world.user, world.devices, world.scratch / f"{number} {at}", person=f"person {at} in round {number}: "
@@ -53,13 +53,14 @@ class Worker:
         self._world.scratch.mkdir(exist_ok=True)
         self._at = at
         self._rng = random.Random(seed)
+        self._exchange = exchange
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"worker-{at}")
         self._thread.start()
 
     def _work(self) -> None:
         while not self._stop.wait(self._rng.random() * 0.05):
-            change_tree(self._world, self.ledger, self._at, "shared", self._rng)
+            change_tree(self._world, self.ledger, self._at, "shared", self._rng, exchange=self._exchange)
 
     def stop(self) -> list[str]:
         """Ends; what was done."""
@@ -82,7 +83,7 @@ def kill_some(world: World, appliance: Appliance, rng: random.Random) -> None:
     world.tell(f"killed {victims} and {[process.name for process in killed]}")
 
 
-def run_rounds(world: World, appliance: Appliance, rounds: int) -> None:
+def run_rounds(world: World, appliance: Appliance, rounds: int, *, exchange: bool) -> None:
     rng = make_random("sync kills")
     total = Ledger()
     world.devices[0].folder("shared")
@@ -92,7 +93,7 @@ def run_rounds(world: World, appliance: Appliance, rounds: int) -> None:
     done: list[str] = []
     try:
         for number in range(rounds):
-            workers = [Worker(world, at, number, rng.random()) for at in range(COMPUTERS)]
+            workers = [Worker(world, at, number, rng.random(), exchange=exchange) for at in range(COMPUTERS)]
             threading.Event().wait(rng.uniform(0.3, 1.0))  # a random moment of their work
             kill_some(world, appliance, rng)
             for worker in workers:
@@ -113,13 +114,13 @@ def run_rounds(world: World, appliance: Appliance, rounds: int) -> None:
 
 
 def test_killed_clients_and_workers_lose_nothing(world: World, killed_appliance: Appliance) -> None:
-    run_rounds(world, killed_appliance, CI_ROUNDS)
+    run_rounds(world, killed_appliance, CI_ROUNDS, exchange=False)
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(3600)
 def test_killed_clients_and_workers_lose_nothing_in_a_long_campaign(world: World, killed_appliance: Appliance) -> None:
-    run_rounds(world, killed_appliance, DEEP_ROUNDS)
+    run_rounds(world, killed_appliance, DEEP_ROUNDS, exchange=True)
 
 
 def test_a_service_that_cannot_store_is_told_and_nothing_is_called_synced(

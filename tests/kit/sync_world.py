@@ -149,8 +149,11 @@ class Ledger:
         assert twice or not doubled, f"there more than once: {sorted(doubled)}"
 
 
-def change_tree(world: World, ledger: Ledger, at: int, folder: str, rng: random.Random) -> None:
-    """One change of a person at one computer. The client may be changing the same: then the change may not work out."""
+def change_tree(
+    world: World, ledger: Ledger, at: int, folder: str, rng: random.Random, *, exchange: bool = True
+) -> None:
+    """One change of a person at one computer. The client may be changing the same: then the change may not work out.
+    `exchange`: entries may change places with each other in one step."""
     device = world.devices[at]
     tree = device.tree()
     inside = [path for path in sorted(tree) if path.startswith(folder + "/")]
@@ -175,9 +178,9 @@ def change_tree(world: World, ledger: Ledger, at: int, folder: str, rng: random.
         elif chance < 0.85:
             _delete(world, ledger, at, source)
             world.tell(f"{at} deletes {source}")
-        elif tree[source] == FOLDER:
+        elif tree[source] == FOLDER and exchange:
             _swap(world, at, source, rng.choice(inside))
-        else:
+        elif tree[source] != FOLDER:
             content = world.new_content()
             ledger.give_up(world.write(at, source, content))
             ledger.write(content)

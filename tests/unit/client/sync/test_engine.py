@@ -15,6 +15,7 @@ from client.errors import Refused, Unreachable
 from client.fs.base import Path
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync import engine
+from client.sync.apply import Placed
 from client.sync.contents import Tools
 from client.sync.disk import Disk
 from client.sync.engine import Engine, Settings, State
@@ -26,8 +27,9 @@ from client.sync.remote import RemoteSide
 from client.sync.selection import Selection
 from client.sync.store import Reader, Store
 from client.sync.transfer import Transfers
-from client.sync.tree import Stamp
+from client.sync.tree import Content, Download, LocalId, RemoteId, RemoteNode, Stamp
 from client.sync.workers import Result, run
+from coordinator.protocol.types import Kind
 from tests.kit.sim_service import SimConnection, SimService, sim_api
 
 
@@ -500,3 +502,18 @@ def test_a_folder_in_which_a_scan_finds_something_while_it_is_to_go_is_new(rig: 
     rig.run()
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}
+
+
+def test_what_came_into_a_folder_that_is_gone_by_then_is_neither_placed_nor_paired(rig: Rig) -> None:
+    """A pair without its local node would look like a delete."""
+    rig.upload("a", b"a")
+    rig.settle()
+    root = rig.store.remote_root
+    node = RemoteNode(RemoteId(4711), root, "b", Kind.FILE, 1, 1, Content(b"d" * 32))
+    work = engine._Work(Download(node, LocalId(999), "b", None), engine.Lane.DOWNLOADS)
+    with rig.store.transaction():
+        rig.store.put_remote(node)
+        engine._Absorb(rig.engine, work).absorb(Placed(Stamp(1, 1, 1, 77, 1)))
+    assert rig.store.synced(node.id) is None
+    assert list(rig.store.local_with_inode(77)) == []
+    assert rig.engine.disk.is_idle is False, "everything is looked at again"
