@@ -138,8 +138,8 @@ class Watcher(Protocol):
 
 @dataclass(slots=True)
 class _Work:
-    """An operation in a lane. `parent` and `name` are where on disk it is at work; `agreed`: both sides are in the same
-    place once it is done."""
+    """An operation in a lane. `places` are where on disk it is at work; `agreed`: both sides are in the same place once
+    it is done."""
 
     operation: Operation
     lane: Lane

@@ -893,7 +893,7 @@ class Reader:
 
     def _rows(self, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
         # Fetched whole: an open statement would keep its thread's view of the database where it is.
-        connection = self._store._sql if self._database is None else self._database.connection()  # type: ignore[no-untyped-call]
+        connection = self._store._sql if self._database is None else self._database.connection()  # type: ignore[no-untyped-call]  # peewee ships no types
         found: list[tuple[Any, ...]] = connection.execute(sql, parameters).fetchall()
         return found
 

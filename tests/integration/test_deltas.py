@@ -100,7 +100,7 @@ def test_a_wrong_block_is_named_and_nothing_bad_is_stored(user: User) -> None:
     bad = BlockDelta(1, (Copy(BLOCK_BYTES, BLOCK_BYTES),))
     error = check_refused(send(user, upload, Delta(first["id"], 1, (blocks[0], bad, blocks[2]))), 400, "hash_mismatch")
     assert error["blocks"] == [1]
-    assert user.missing(entry("/wrong", data)["blocks"], "/wrong") == [digest(cut(data)[at]) for at in (1, 3)]  # type: ignore[arg-type]
+    assert user.missing(entry("/wrong", data)["blocks"], "/wrong") == [digest(cut(data)[at]) for at in (1, 3)]  # type: ignore[arg-type]  # a JSON object
     assert [block.index for block in kept(user, upload).blocks] == [0, 2]
     assert send(user, upload, Delta(first["id"], 1, tuple(blocks))).status == 201
     [result] = user.commit({"path": "/wrong", "size": len(data), "base_version": 1, "upload_id": upload})
@@ -119,7 +119,7 @@ def test_blocks_may_come_from_everywhere_in_the_base(user: User) -> None:
         else:
             length = min(chance.randrange(1, 200_000), BLOCK_BYTES - len(made))
             op = Copy(chance.randrange(len(base) - length), length)
-        made += op.plain if isinstance(op, Literal) else base[op.offset : op.offset + op.length]  # type: ignore[operator]
+        made += op.plain if isinstance(op, Literal) else base[op.offset : op.offset + op.length]  # type: ignore[operator]  # literals were sent, so they have bytes
         ops.append(op)
     upload = announce(user, "/everywhere", made, base_version=1)
     assert send(user, upload, Delta(first["id"], 1, (BlockDelta(0, tuple(ops)),))).status == 201

@@ -165,42 +165,42 @@ def test_a_delete_that_is_told_during_a_listing_deletes_nothing_here(store: Stor
 
 
 def test_only_the_chosen_folder_is_seen(store: Store) -> None:
-    side = side_of(store, "/work")
+    side = side_of(store, "/desk")
     page(
         side,
         told("folder", 1, "/", None),
-        told("folder", ROOT, "/work", 1),
+        told("folder", ROOT, "/desk", 1),
         told("put", 10, "/other", 1, "one"),
-        told("put", 11, "/work/a", ROOT, "two"),
+        told("put", 11, "/desk/a", ROOT, "two"),
     )
     assert names(store) == {"a": 11}
-    assert side.path(RemoteId(11)) == "/work/a"
+    assert side.path(RemoteId(11)) == "/desk/a"
 
 
 def test_what_leaves_the_chosen_folder_is_gone_and_what_enters_it_is_listed(store: Store) -> None:
-    side = side_of(store, "/work")
-    page(side, told("put", 11, "/work/a", ROOT, "two"))
-    page(side, told("move", 11, "/a", 1, "two"), told("move", 12, "/work/f", ROOT))
+    side = side_of(store, "/desk")
+    page(side, told("put", 11, "/desk/a", ROOT, "two"))
+    page(side, told("move", 11, "/a", 1, "two"), told("move", 12, "/desk/f", ROOT))
     assert names(store) == {"f": 12}
     assert side.to_list == [12]
     side.absorb_listing(
-        RemoteId(12), [metadata(13, "/work/f/g", parent=12), metadata(14, "/work/f/g/b", text="x", parent=13)]
+        RemoteId(12), [metadata(13, "/desk/f/g", parent=12), metadata(14, "/desk/f/g/b", text="x", parent=13)]
     )
     assert side.to_list == []
     assert names(store, 13) == {"b": 14}
 
 
 def test_the_chosen_folder_keeps_its_contents_when_it_is_moved(store: Store) -> None:
-    side = side_of(store, "/work")
-    page(side, told("put", 11, "/work/a", ROOT, "two"))
-    page(side, told("move", ROOT, "/old/work", 99))
-    assert side.path(RemoteId(11)) == "/old/work/a"
+    side = side_of(store, "/desk")
+    page(side, told("put", 11, "/desk/a", ROOT, "two"))
+    page(side, told("move", ROOT, "/old/desk", 99))
+    assert side.path(RemoteId(11)) == "/old/desk/a"
 
 
 def test_the_end_of_the_chosen_folder_deletes_nothing(store: Store) -> None:
-    side = side_of(store, "/work")
-    page(side, told("put", 11, "/work/a", ROOT, "two"))
-    absorbed = side.absorb(ChangesAnswer(changes=[told("delete", ROOT, "/work", 1)], cursor="d", has_more=False))
+    side = side_of(store, "/desk")
+    page(side, told("put", 11, "/desk/a", ROOT, "two"))
+    absorbed = side.absorb(ChangesAnswer(changes=[told("delete", ROOT, "/desk", 1)], cursor="d", has_more=False))
     assert absorbed.root_gone
     assert names(store) == {"a": 11}
 
