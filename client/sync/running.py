@@ -177,8 +177,7 @@ class Running:
         there = root.read(fs)
         if there is not None:
             return root.check(fs, self._marker)
-        known = store.local(store.local_root) if store.remote_root else None
-        if known is not None and known.stamp.inode != fs.stat(()).inode:
+        if store.remote_root and _is_replaced(fs, store):
             raise root.RootMissing
         return None
 
