@@ -5,6 +5,7 @@ Does not: parse arguments or print (client.cli.sync), decide anything (engine.py
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -427,12 +428,16 @@ def read_selection(folder: Folder, fs: FileSystem) -> Selection:
 
 
 def _read_rules(fs: FileSystem) -> str:
+    """The text of the ignore file, "" where there is none (a folder or a link is none). Raises LocalTrouble when it
+    cannot be read: without its rules, what it leaves out would be sent."""
     try:
         with fs.open((IGNORE_FILE,)) as file:
             buffer = bytearray(min(file.stat().size, RULES_BYTES_MAX))
             size = file.read_at(0, memoryview(buffer))
-    except OSError:
-        return ""
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENOTDIR):
+            return ""
+        raise LocalTrouble(path=IGNORE_FILE, reason=error.strerror or str(error)) from error
     return buffer[:size].decode("utf-8", "replace")
 
 
