@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from bench.result import MIB, Options, Outcome, Target
-from client.sync.delta import PIECE_BYTES, Base, Search, sign
+from client.sync.transfer.delta import PIECE_BYTES, Base, Search, sign
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 
 MOVED: Final = Target(high=1.5)

@@ -20,8 +20,8 @@ from pathlib import Path as DiskPath
 from typing import Any, Final
 
 from client.fs.base import FileKind, FileSystem, Path, Stat
-from client.sync.ignore import unusable
-from client.sync.selection import Selection
+from client.sync.local.ignore import unusable
+from client.sync.local.selection import Selection
 from client.sync.tree import LocalId
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
 from coordinator.protocol.types import Kind, Metadata

@@ -14,7 +14,7 @@ from typing import Final
 
 from client.errors import ClientError
 from client.sync.check import Checked, Difference, lasting
-from client.sync.engine import Engine
+from client.sync.engine.loop import Engine
 from client.sync.workers import Result, Workers
 from node.base.clock import Clock
 

@@ -27,14 +27,10 @@ from client.fs.base import FileSystem
 from client.fs.base import Path as FsPath
 from client.fs.real import RealFileSystem
 from client.state import Account
-from client.sync import root
 from client.sync.check import Checked, check
-from client.sync.conflicts import who
-from client.sync.contents import Tools
 from client.sync.desktop import Desktop
-from client.sync.disk import Disk, Place, shown
-from client.sync.engine import Engine, Settings, State
-from client.sync.feed import Feed
+from client.sync.engine.loop import Engine, Settings, State
+from client.sync.engine.unselect import take_up
 from client.sync.folders import (
     ConflictLine,
     FailureLine,
@@ -46,15 +42,19 @@ from client.sync.folders import (
     write_status,
 )
 from client.sync.idle import IdleCheck
-from client.sync.ignore import IGNORE_FILE
-from client.sync.jobs import Threads
-from client.sync.limits import RateLimit
-from client.sync.remote import RemoteSide
-from client.sync.selection import Selection
-from client.sync.store import Reader, Store, open_store
-from client.sync.transfer import Transfers
-from client.sync.unselect import take_up
-from client.sync.watch import Watcher
+from client.sync.local import root
+from client.sync.local.disk import Disk, Place, shown
+from client.sync.local.ignore import IGNORE_FILE
+from client.sync.local.selection import Selection
+from client.sync.local.watch import Watcher
+from client.sync.planner.conflicts import who
+from client.sync.remote.feed import Feed
+from client.sync.remote.side import RemoteSide
+from client.sync.store.store import Reader, Store, open_store
+from client.sync.transfer.contents import Tools
+from client.sync.transfer.jobs import Threads
+from client.sync.transfer.limits import RateLimit
+from client.sync.transfer.transfers import Transfers
 from client.sync.workers import Result, ThreadWorkers, Workers
 from coordinator.protocol.types import Kind
 from node.base.clock import Clock, SystemClock

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from client.sync.conflicts import Naming
-from client.sync.plan import NOTHING, Busy, plan
+from client.sync.planner.conflicts import Naming
+from client.sync.planner.plan import NOTHING, Busy, plan
 from client.sync.tree import LocalId, LocalNode, Operation, RemoteId, RemoteNode
 from coordinator.protocol.types import Kind
 from tests.kit.histories import mark_same_names

@@ -30,18 +30,18 @@ from typing import Any, Final
 
 from client.fs.base import OWN_FOLDER, FileKind, Path
 from client.fs.fake import FakeDisk, FakeFileSystem, Inode
-from client.sync.conflicts import parse
-from client.sync.contents import Tools
-from client.sync.disk import Disk
-from client.sync.engine import Engine, Settings, State
-from client.sync.feed import Feed
-from client.sync.jobs import OneByOne
-from client.sync.limits import RateLimit
-from client.sync.local import DirtyFolder
-from client.sync.remote import RemoteSide
-from client.sync.selection import Selection
-from client.sync.store import Reader, Store
-from client.sync.transfer import Transfers
+from client.sync.engine.loop import Engine, Settings, State
+from client.sync.local.disk import Disk
+from client.sync.local.scan import DirtyFolder
+from client.sync.local.selection import Selection
+from client.sync.planner.conflicts import parse
+from client.sync.remote.feed import Feed
+from client.sync.remote.side import RemoteSide
+from client.sync.store.store import Reader, Store
+from client.sync.transfer.contents import Tools
+from client.sync.transfer.jobs import OneByOne
+from client.sync.transfer.limits import RateLimit
+from client.sync.transfer.transfers import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from client.sync.workers import Result
 from client.sync.workers import run as run_job
@@ -294,7 +294,7 @@ class SimStore(Store):
 
 
 class SimWatcher:
-    """client.sync.engine.Watcher; what is told before anybody waits is kept."""
+    """client.sync.engine.loop.Watcher; what is told before anybody waits is kept."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from client.sync import delta
-from client.sync.delta import PIECE_BYTES, Base, BlockCopies, Copy, Search, sign, split
+from client.sync.transfer import delta
+from client.sync.transfer.delta import PIECE_BYTES, Base, BlockCopies, Copy, Search, sign, split
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 
 KIB = 1024

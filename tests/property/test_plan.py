@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.sync import conflicts
-from client.sync.conflicts import Naming
-from client.sync.plan import Breaker, Busy, count_deletions, count_planned_deletions, plan, subjects
-from client.sync.store import Store
+from client.sync.planner import conflicts
+from client.sync.planner.conflicts import Naming
+from client.sync.planner.plan import Breaker, Busy, count_deletions, count_planned_deletions, plan, subjects
+from client.sync.store.store import Store
 from client.sync.tree import Content, Operation, RemoteId, SyncedNode
 from coordinator.protocol.types import Kind
 from tests.kit import histories

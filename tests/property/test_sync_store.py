@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.sync.store import LOCAL_ROOT, Store
+from client.sync.store.store import LOCAL_ROOT, Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode, Stamp, SyncedNode
 from coordinator.protocol.types import Kind
 

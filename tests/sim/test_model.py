@@ -11,7 +11,7 @@ import random
 import pytest
 
 from client.fs.base import OWN_FOLDER
-from client.sync.conflicts import parse
+from client.sync.planner.conflicts import parse
 from tests.kit.oracle import ABSENT, Oracle, Unexplained, Value
 from tests.kit.scheduler import Stuck
 from tests.kit.workload import FATE, Step, Workload

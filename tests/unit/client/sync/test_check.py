@@ -11,8 +11,8 @@ import pytest
 
 from client.fs.real import RealFileSystem
 from client.sync.check import Between, Checked, Difference, check, lasting
-from client.sync.selection import Selection
-from client.sync.store import Store
+from client.sync.local.selection import Selection
+from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode, SyncedNode
 from coordinator.protocol.hashing import content_hash, hash_block
 from coordinator.protocol.types import Kind, Metadata

@@ -15,7 +15,7 @@ from client.fs.real import RealFileSystem
 from client.state import Account
 from client.sync.folders import register
 from client.sync.running import TIDY_S, Options, Running, Tidying
-from client.sync.store import Store
+from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, Stamp, SyncedNode
 from client.sync.workers import run
 from coordinator.protocol.types import Kind
