@@ -163,7 +163,10 @@ class FakeDisk:
     # --- changes --------------------------------------------------------------------------------------------------
 
     def set_names(self, *changes: tuple[Inode, str, Inode | None]) -> None:
-        """The one way in which names change: in one step, and into the log."""
+        """The one way in which names change: in one step, and into the log. A folder that was removed while somebody
+        had it open takes no new names, as on any disk."""
+        if any(inode is not None and folder.links == 0 for folder, _, inode in changes):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), changes[0][1])
         before = tuple((folder, name, folder.children.get(name)) for folder, name, _ in changes)
         now = self.tick()
         touched: list[Inode] = []
@@ -654,8 +657,8 @@ class FakeFileSystem(Steps[Inode]):
     def _link(self, source: Inode, name: str, target: Inode, new_name: str) -> None:
         self.step("link")
         inode = self.disk.child(source, name)
-        inode.links += 1
         self.disk.set_names((target, new_name, inode))
+        inode.links += 1
 
     def _rename(self, source: Inode, name: str, target: Inode, new_name: str) -> None:
         self.step("rename")

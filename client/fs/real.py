@@ -120,7 +120,7 @@ class RealFileSystem(Steps[int]):
         finally:
             os.close(descriptor)
         # As in `place`: an edit meanwhile must not pass for what was expected.
-        edited = (after.size, after.mtime_ns) != (expected.size, expected.mtime_ns)
+        edited = (after.size, after.mtime_ns, after.executable) != (expected.size, expected.mtime_ns, executable)
         return _stat_of(facts)._replace(executable=executable) if edited else after
 
     # --- our own folder -------------------------------------------------------------------------------------------

@@ -81,7 +81,9 @@ class Steps(ABC, Generic[Folder]):
                 raise
             self._sync(target_folder)
             self._sync(source_folder)
-            return moved
+        # As in `place`: an edit since `expected` must not pass for what was expected.
+        is_expected = expected is None or (_same_file(moved, before) and _has_stamp(before, expected))
+        return moved if is_expected else before
 
     def make_folder(self, path: Path) -> Stat:
         parent, name = split(path)
@@ -337,15 +339,27 @@ class Steps(ABC, Generic[Folder]):
 
 
 def check_stamp(found: Stat, expected: Stamp) -> None:
-    """Raises ChangedMeanwhile. The device is left out: its number may change at every boot."""
-    if (found.size, found.mtime_ns, found.ctime_ns, found.inode) != (
+    """Raises ChangedMeanwhile."""
+    if not _has_stamp(found, expected):
+        raise ChangedMeanwhile
+
+
+def _has_stamp(found: Stat, expected: Stamp) -> bool:
+    """The device is left out: its number may change at every boot."""
+    return (found.size, found.mtime_ns, found.ctime_ns, found.inode) == (
         expected.size,
         expected.mtime_ns,
         expected.ctime_ns,
         expected.inode,
-    ):
-        raise ChangedMeanwhile
+    )
 
 
 def _same_file(one: Stat, other: Stat) -> bool:
-    return (one.kind, one.inode, one.size, one.mtime_ns) == (other.kind, other.inode, other.size, other.mtime_ns)
+    """Whether nobody has edited it, or changed its mode, between two looks at it; a rename changes only its ctime."""
+    return (one.kind, one.inode, one.size, one.mtime_ns, one.executable) == (
+        other.kind,
+        other.inode,
+        other.size,
+        other.mtime_ns,
+        other.executable,
+    )

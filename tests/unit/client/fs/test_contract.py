@@ -347,6 +347,15 @@ def test_move_takes_an_edit_along_but_no_other_file(world: World) -> None:
     assert person.names(()) == {"moved"}
 
 
+def test_move_does_not_pass_an_edit_for_what_was_expected(world: World) -> None:
+    fs, person = world
+    person.write(("file",), OLD)
+    before = fs.stat(("file",))
+    fs.set_executable(("file",), True, before.stamp())
+    moved = fs.move(("file",), ("moved",), before.stamp())
+    assert moved.ctime_ns != fs.stat(("moved",)).ctime_ns
+
+
 def test_move_changes_only_the_spelling_of_a_name(world: World) -> None:
     fs, person = world
     person.write(("file",), OLD)

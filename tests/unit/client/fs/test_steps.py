@@ -89,6 +89,50 @@ def test_an_edit_between_any_two_steps_stays_a_file_of_the_tree(job: Job, how: s
 
 
 @pytest.mark.parametrize("job", [place, trash, move])
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_change_of_mode_between_any_two_steps_shows_at_the_next_look(job: Job, can_exchange: bool) -> None:
+    """What the call says is there now must not be the stamp of a mode that it never set."""
+    number, came = 0, True
+    while came:
+        number += 1
+        disk = make_disk(can_exchange=can_exchange)
+
+        def change_mode(disk: FakeDisk = disk) -> None:
+            for path in (FILE, ("moved",)):
+                with suppress(FileNotFoundError):
+                    disk.user.chmod(path, True)
+
+        at = At(number, change_mode)
+        with suppress(ChangedMeanwhile):
+            told = job(FakeFileSystem(disk, on_step=at))
+            there = FakeFileSystem(disk).list_folder(FILE[:-1] if job is place else ())
+            seen = [found for _, found in there if told is not None and found.stamp() == told.stamp()]
+            assert not any(found.executable for found in seen), f"step {number}"
+        came = at.came
+    assert number > 3
+
+
+def test_a_folder_that_is_removed_at_any_step_takes_nothing_with_it() -> None:
+    """A folder may be gone from the disk while it is still open: what is renamed into it then would be in no place."""
+    number, came = 0, True
+    while came:
+        number += 1
+        disk = make_disk()
+        disk.user.delete(FILE)
+
+        def remove(disk: FakeDisk = disk) -> None:
+            with suppress(OSError):
+                disk.unlink(disk.root, FILE[0])
+
+        at = At(number, remove)
+        fs = FakeFileSystem(disk, on_step=at)
+        with suppress(FileNotFoundError):
+            fs.place(fs.open_temp("part"), FILE, None)
+        came = at.came
+        assert NEW in [*disk.user.files().values(), *disk.user.files((".holdfast", "temp")).values()], f"step {number}"
+
+
+@pytest.mark.parametrize("job", [place, trash, move])
 @pytest.mark.parametrize("power", [False, True])
 def test_a_crash_at_any_step_loses_nothing(job: Job, power: bool) -> None:
     number, came = 0, True
