@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,9 +28,9 @@ def make_ports(first: int = 20_000) -> Callable[[int], Sequence[int]]:
     return lambda count: list(itertools.islice(numbers, count))
 
 
-def make_layout(**said: object) -> Layout:
+def make_layout(**said: Any) -> Layout:
     ids = (f"{number:032x}" for number in itertools.count(1))
-    return plan_layout(Options(**said), new_id=lambda: next(ids), free_ports=make_ports())  # type: ignore[arg-type]
+    return plan_layout(Options(**said), new_id=lambda: next(ids), free_ports=make_ports())
 
 
 def test_defaults_are_six_nodes_of_one_disk_and_two_workers() -> None:

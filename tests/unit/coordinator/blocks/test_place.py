@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_groups_with_all_slots_come_first_and_full_ones_seldom() -> None:
 
 
 def test_a_group_below_the_floor_takes_nothing() -> None:
-    def all_but(dead: set[int]):  # type: ignore[no-untyped-def]  # a helper of this test
+    def all_but(dead: set[int]) -> Callable[[Slot], int | None]:
         def free(slot: Slot) -> int | None:
             return None if slot[0] in dead else ROOM
 

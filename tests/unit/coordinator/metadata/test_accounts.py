@@ -17,7 +17,7 @@ def token(text: str) -> bytes:
 
 def test_a_new_user_has_an_empty_home(anna: Person) -> None:
     [mount] = anna.session.mounts
-    assert (mount.path, mount.keys, mount.role, mount.account_id) == ("", (), Role.OWNER, anna.user.id)
+    assert (mount.path, mount.keys, mount.role, mount.account_id) == ("", (), Role.OWNER, anna.user.account_id)
     assert files.list_folder(anna.session, anna.at("/"), 10).entries == ()
     assert accounts.get_usage(anna.user.account_id).quota_bytes == anna.user.quota_bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -381,7 +382,7 @@ def test_a_delete_takes_only_what_it_names(anna: Person) -> None:
     assert trees.delete(anna.session, anna.at("/f"), 1, file.id).count == 1
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Person], object]] = {
     "a file in it": lambda anna: anna.put("/a/b/new", "n"),
     "a new version": lambda anna: anna.put("/a/b/f", "z", base=1),
     "a folder in it": lambda anna: folder(anna, "/a/b/c"),
@@ -465,7 +466,7 @@ def deep(anna: Person, top: str, levels: int, name: str = "d") -> None:
 
 
 @pytest.mark.parametrize("act", [trees.move, trees.copy])
-def test_nothing_is_taken_deeper_than_a_path_goes(anna: Person, act) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_is_taken_deeper_than_a_path_goes(anna: Person, act: Callable[..., object]) -> None:
     deep(anna, "/a", 200)
     deep(anna, "/b", 60)
     with pytest.raises(BadPath):
@@ -475,7 +476,7 @@ def test_nothing_is_taken_deeper_than_a_path_goes(anna: Person, act) -> None:  #
 
 
 @pytest.mark.parametrize("act", [trees.move, trees.copy])
-def test_a_file_at_the_bottom_counts(anna: Person, act) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_at_the_bottom_counts(anna: Person, act: Callable[..., object]) -> None:
     anna.put("/a" + "/d" * 100 + "/f", "x")
     deep(anna, "/b", 154)
     with pytest.raises(BadPath):
@@ -484,7 +485,7 @@ def test_a_file_at_the_bottom_counts(anna: Person, act) -> None:  # type: ignore
 
 
 @pytest.mark.parametrize("act", [trees.move, trees.copy])
-def test_no_path_becomes_longer_than_a_request_can_name(anna: Person, act) -> None:  # type: ignore[no-untyped-def]
+def test_no_path_becomes_longer_than_a_request_can_name(anna: Person, act: Callable[..., object]) -> None:
     long = "n" * 250
     deep(anna, "/a", 40, long)  # 10,042 bytes
     deep(anna, "/b", 30, long)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from coordinator.metadata import db, leases
@@ -22,12 +24,13 @@ def test_an_old_holder_is_fenced_out(database: str) -> None:
     assert old is not None
     new = leases.acquire("collect", "w2", 30)
     assert new is not None
-    for act in (
+    acts: list[Callable[[], object]] = [
         lambda: leases.renew(old, 30),
         lambda: leases.check(old),
         lambda: leases.mark_started(old),
         lambda: leases.mark_finished(old, "x"),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(leases.LeaseLost):
             act()
     leases.release(old)  # does nothing to the new one

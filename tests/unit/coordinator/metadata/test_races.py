@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import pytest
 
 from coordinator.metadata import blocks, commits, db, files, journal, sweeps, trees, uploads
 from coordinator.metadata.leases import acquire
-from coordinator.metadata.values import Entry, Part, Upload
+from coordinator.metadata.values import Entry, FileWrite, Part, Upload
 from coordinator.protocol.errors import (
     ApiError,
     BlocksMissing,
@@ -30,8 +32,13 @@ from tests.kit.metadata import Person, add_person, block_hash, in_parallel, new_
 ROUNDS = range(6)
 
 
-def kinds(results: list[object]) -> Counter[str]:
+def kinds(results: Sequence[object]) -> Counter[str]:
     return Counter(type(result).__name__ for result in results)
+
+
+def commit_one(anna: Person, write: FileWrite) -> Entry | ApiError:
+    [result] = anna.commit(write)
+    return result
 
 
 def test_of_commits_on_one_base_exactly_one_wins(anna: Person, database: str) -> None:
@@ -40,7 +47,7 @@ def test_of_commits_on_one_base_exactly_one_wins(anna: Person, database: str) ->
         for label in labels:
             anna.send("/f", label)
         writes = [anna.write("/f", label, base=base) for label in labels]
-        results = in_parallel(database, *(lambda write=write: anna.commit(write)[0] for write in writes))
+        results = in_parallel(database, *(partial(commit_one, anna, write) for write in writes))
         assert kinds(results) == {"Entry": 1, "VersionConflict": 3}
         for result in results:
             if isinstance(result, VersionConflict):
@@ -55,7 +62,7 @@ def test_commits_of_other_files_in_one_tree_all_succeed_in_one_order(anna: Perso
     def commit(writer: int) -> list[Entry | ApiError]:
         return [anna.commit(anna.write(f"/d{number % 3}/{number}", str(number)))[0] for number in range(writer, 24, 4)]
 
-    results = in_parallel(database, *(lambda writer=writer: commit(writer) for writer in range(4)))
+    results = in_parallel(database, *(partial(commit, writer) for writer in range(4)))
     assert all(isinstance(entry, Entry) for result in results if isinstance(result, list) for entry in result)
     seqs = [seq for (seq,) in db.rows("SELECT seq FROM journal ORDER BY seq")]
     assert seqs == list(range(1, 24 + 3 + 1))
@@ -63,14 +70,17 @@ def test_commits_of_other_files_in_one_tree_all_succeed_in_one_order(anna: Perso
 
 
 def test_two_moves_never_make_a_cycle(anna: Person, database: str) -> None:
+    def move(source: str, target: str) -> object:
+        return trees.move(anna.session, anna.at(source), anna.at(target))
+
     for number in ROUNDS:
         a, b = f"/a{number}", f"/b{number}"
         trees.create_folder(anna.session, anna.at(a))
         trees.create_folder(anna.session, anna.at(b))
         results = in_parallel(
             database,
-            lambda a=a, b=b: trees.move(anna.session, anna.at(a), anna.at(f"{b}/x")),
-            lambda a=a, b=b: trees.move(anna.session, anna.at(b), anna.at(f"{a}/x")),
+            partial(move, a, f"{b}/x"),
+            partial(move, b, f"{a}/x"),
         )
         # The loser finds its target below itself, or (by path) not where it was.
         errors = [result for result in results if isinstance(result, BaseException)]
@@ -84,16 +94,12 @@ def test_a_quota_is_never_overdrawn(database: str) -> None:
     anna = add_person(quota_bytes=1000)
     for label in range(8):
         anna.send("/", str(label), last=300)
-    results = in_parallel(
-        database,
-        *(lambda label=label: anna.commit(anna.write(f"/{label}", str(label), last=300))[0] for label in range(4)),
-        *(
-            lambda label=label: uploads.announce(anna.session, [anna.write(f"/{label}", str(label), last=300)]).results[
-                0
-            ]
-            for label in range(4, 8)
-        ),
-    )
+
+    def write(label: int) -> Entry | Upload | ApiError:
+        entry = anna.write(f"/{label}", str(label), last=300)
+        return commit_one(anna, entry) if label < 4 else uploads.announce(anna.session, [entry]).results[0]
+
+    results = in_parallel(database, *(partial(write, label) for label in range(8)))
     assert sum(isinstance(result, Entry | Upload) for result in results) == 3
     assert sum(isinstance(result, QuotaExceeded) for result in results) == 5
     used, pending = anna.usage()
@@ -104,10 +110,8 @@ def test_of_blocks_with_the_same_content_one_stands_and_the_others_are_doomed(an
     for number in ROUNDS:
         new = [new_block(anna.user.account_id, f"same{number}", 100) for _ in range(4)]
 
-        def record(which: int, new=new) -> list[object]:  # type: ignore[no-untyped-def]
-            return list(blocks.record(anna.user.account_id, anna.home, anna.user.id, None, [new[which]]))
-
-        results = in_parallel(database, *(lambda which=which: record(which) for which in range(4)))
+        record = partial(blocks.record, anna.user.account_id, anna.home, anna.user.id, None)
+        results = in_parallel(database, *(partial(record, [block]) for block in new))
         standing = {str(result) for result in results}
         assert len(standing) == 1
         doomed = db.one("SELECT count(*) FROM doomed_block WHERE block_id = ANY (%s)", ([b.row.block_id for b in new],))
@@ -185,15 +189,8 @@ def test_only_one_of_two_appends_at_an_offset_counts(anna: Person, database: str
         for writer in range(3):
             new = new_block(anna.user.account_id, f"{offset}-{writer}", 100)
             rows += blocks.record(anna.user.account_id, anna.home, anna.user.id, upload.id, [new])
-        results = in_parallel(
-            database,
-            *(
-                lambda row=row, offset=offset: uploads.append(
-                    upload.id, epoch, offset, [Part(offset, 100, row.block_id)]
-                )
-                for row in rows
-            ),
-        )
+        appends = [partial(uploads.append, upload.id, epoch, offset, [Part(offset, 100, row.block_id)]) for row in rows]
+        results = in_parallel(database, *appends)
         assert kinds(results) == {"Appended": 1, "OffsetMismatch": 2}
     parts = uploads.list_parts(upload.id)
     assert all(one.start + one.length == two.start for one, two in pairwise(parts))
@@ -209,8 +206,8 @@ def test_a_forced_out_request_never_appends_afterwards(anna: Person, database: s
         [row] = blocks.record(anna.user.account_id, anna.home, anna.user.id, upload.id, [block])
         appended, forced = in_parallel(
             database,
-            lambda upload=upload, old=old, row=row: uploads.append(upload.id, old, 0, [Part(0, 100, row.block_id)]),
-            lambda upload=upload, new=new: uploads.force(anna.session, upload.id, new),
+            partial(uploads.append, upload.id, old, 0, [Part(0, 100, row.block_id)]),
+            partial(uploads.force, anna.session, upload.id, new),
         )
         assert isinstance(forced, Upload)
         # The new holder was told an offset; whatever the old one did must be in it.
@@ -226,8 +223,8 @@ def test_completing_and_cancelling_one_upload_at_once_has_one_outcome(anna: Pers
         upload, _ = uploads.create(anna.session, anna.at(f"/f{number}"), 0)
         done, cancelled = in_parallel(
             database,
-            lambda upload=upload: commits.commit_upload(anna.session, upload.id),
-            lambda upload=upload: uploads.cancel(anna.session, upload.id),
+            partial(commits.commit_upload, anna.session, upload.id),
+            partial(uploads.cancel, anna.session, upload.id),
         )
         there = f"/f{number}" in [entry.path for entry in files.list_folder(anna.session, anna.at("/"), 100).entries]
         assert there == (not isinstance(done, ApiError))
@@ -239,9 +236,9 @@ def test_one_name_is_given_once(anna: Person, database: str) -> None:
         anna.send("/", f"x{number}")
         results = in_parallel(
             database,
-            lambda number=number: trees.create_folder(anna.session, anna.at(f"/N{number}")),
-            lambda number=number: trees.create_folder(anna.session, anna.at(f"/n{number}")),
-            lambda number=number: anna.commit(anna.write(f"/n{number}", f"x{number}"))[0],
+            partial(trees.create_folder, anna.session, anna.at(f"/N{number}")),
+            partial(trees.create_folder, anna.session, anna.at(f"/n{number}")),
+            partial(commit_one, anna, anna.write(f"/n{number}", f"x{number}")),
         )
         won = [result for result in results if not isinstance(result, ApiError)]
         assert len(won) == 1, results
@@ -291,8 +288,7 @@ def test_batches_of_the_same_blocks_in_another_order_do_not_wait_for_each_other(
         batches = [[new_block(anna.user.account_id, f"{number}-{block}", 100) for block in range(30)] for _ in range(2)]
         batches[1].reverse()
 
-        def record(batch: int, batches=batches) -> int:  # type: ignore[no-untyped-def]
-            return len(blocks.record(anna.user.account_id, anna.home, anna.user.id, None, batches[batch]))
-
-        assert in_parallel(database, lambda: record(0), lambda: record(1)) == [30, 30]
+        record = partial(blocks.record, anna.user.account_id, anna.home, anna.user.id, None)
+        results = in_parallel(database, *(partial(record, batch) for batch in batches))
+        assert [len(rows) for rows in results if not isinstance(rows, BaseException)] == [30, 30]
     assert db.one("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == (0,)

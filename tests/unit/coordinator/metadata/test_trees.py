@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from coordinator.metadata import db, files, journal, trees
@@ -99,7 +101,7 @@ def test_a_folder_is_never_replaced(anna: Person) -> None:
 
 @pytest.mark.parametrize("target", ["/a/x", "/a/b/x", "/A/B/C/x"])
 @pytest.mark.parametrize("act", [trees.move, trees.copy])
-def test_a_folder_does_not_go_into_itself(anna: Person, target: str, act) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_does_not_go_into_itself(anna: Person, target: str, act: Callable[..., object]) -> None:
     trees.create_folder(anna.session, anna.at("/a/b/c"), True)
     with pytest.raises(MoveIntoItself):
         act(anna.session, anna.at("/a"), anna.at(target))

@@ -266,7 +266,7 @@ def test_a_waiter_is_woken_exactly_when_its_namespace_passed_its_position(steps:
                 if waiter not in left and heads.get(namespace_id, 0) > position:
                     expected.add(waiter)
         await settle()
-        for waiter, _, _ in waiters:
+        for waiter, _namespace_id, _position in waiters:
             assert waiter.heard == ([Why.MOVED] if waiter in expected else [])
         assert hub.waiting == len(waiters) - len(expected) - len(left)
 

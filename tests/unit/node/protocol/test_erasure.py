@@ -4,6 +4,7 @@ import itertools
 import random
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from node.protocol.erasure import (
     shard_size,
 )
 from node.protocol.gf256 import IsalKernel, Kernel, NumpyKernel, best_kernel, invert, multiply, times
+from node.protocol.messages import Buffer
 
 ALL_CODES = [Code(k, m) for k in range(1, 15) for m in range(7)]
 
@@ -36,7 +38,7 @@ def make_block(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def as_bytes(shards: list) -> list[bytes]:
+def as_bytes(shards: Iterable[Buffer]) -> list[bytes]:
     return [bytes(shard) for shard in shards]
 
 

@@ -82,7 +82,7 @@ def test_a_reply_reads_back_as_it_was_sent(name: str) -> None:
 
 
 def test_protocol_1_is_frozen() -> None:
-    messages = {**REQUESTS, **REPLIES}
+    messages: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
     assert {name: encode_envelope(message).hex() for name, message in messages.items()} == json.loads(
         VECTORS.read_text()
     )

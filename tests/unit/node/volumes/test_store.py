@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,14 @@ def io() -> ForgetfulIO:
 
 
 @pytest.fixture
-def box(tmp_path: Path, io: ForgetfulIO):
+def box(tmp_path: Path, io: ForgetfulIO) -> Iterator[StoreBox]:
     box = StoreBox.make(tmp_path / "disk", io=io)
     yield box
     box.kill()
+
+
+def state_of(store: ShardStore) -> DiskState:
+    return store.health.state
 
 
 def payload(number: int, size: int = 5000) -> bytes:
@@ -56,11 +61,11 @@ def put_all(store: ShardStore, numbers: range | list[int], size: int = 5000) -> 
 
 
 @pytest.fixture(params=["disk", "memory"])
-def any_store(request: pytest.FixtureRequest, box: StoreBox):
+def any_store(request: pytest.FixtureRequest, box: StoreBox) -> ShardStore | MemoryStore:
     return box.open() if request.param == "disk" else MemoryStore(epochs=Epochs(), clock=box.clock)
 
 
-def test_a_shard_reads_back_with_all_of_its_header(any_store) -> None:
+def test_a_shard_reads_back_with_all_of_its_header(any_store: ShardStore | MemoryStore) -> None:
     put = make_put(1, b"some bytes")
     assert any_store.write([put]) == [True]
     meta, data = any_store.read(make_name(1))
@@ -68,7 +73,7 @@ def test_a_shard_reads_back_with_all_of_its_header(any_store) -> None:
     any_store.verify(make_name(1))
 
 
-def test_putting_the_same_again_is_a_success_and_other_bytes_a_conflict(any_store) -> None:
+def test_putting_the_same_again_is_a_success_and_other_bytes_a_conflict(any_store: ShardStore | MemoryStore) -> None:
     assert any_store.write([make_put(1, b"one"), make_put(1, b"one")]) == [True, True]
     assert any_store.write([make_put(1, b"one")]) == [True]
     [same_batch, conflict] = any_store.write([make_put(2, b"two"), make_put(2, b"other")])
@@ -78,14 +83,14 @@ def test_putting_the_same_again_is_a_success_and_other_bytes_a_conflict(any_stor
     assert bytes(any_store.read(make_name(1))[1]) == b"one"
 
 
-def test_a_payload_that_was_damaged_on_the_way_is_not_stored(any_store) -> None:
+def test_a_payload_that_was_damaged_on_the_way_is_not_stored(any_store: ShardStore | MemoryStore) -> None:
     [outcome] = any_store.write([Put(make_meta(1, b"sent"), b"came")])
     assert isinstance(outcome, BadRequest)
     with pytest.raises(ShardMissing):
         any_store.read(make_name(1))
 
 
-def test_trashed_shards_are_gone_and_absent_ones_are_told(any_store) -> None:
+def test_trashed_shards_are_gone_and_absent_ones_are_told(any_store: ShardStore | MemoryStore) -> None:
     any_store.write([make_put(1, b"one")])
     assert any_store.write([Trash(make_name(1), (1, 1)), Trash(make_name(2), (1, 1))]) == [True, False]
     with pytest.raises(ShardMissing):
@@ -95,13 +100,13 @@ def test_trashed_shards_are_gone_and_absent_ones_are_told(any_store) -> None:
     assert bytes(any_store.read(make_name(1))[1]) == b"one again"
 
 
-def test_changes_of_one_batch_follow_each_other(any_store) -> None:
+def test_changes_of_one_batch_follow_each_other(any_store: ShardStore | MemoryStore) -> None:
     put, trash = make_put(1, b"one"), Trash(make_name(1), (1, 1))
     assert any_store.write([put, trash, trash, put]) == [True, True, False, True]
     assert bytes(any_store.read(make_name(1))[1]) == b"one"
 
 
-def test_an_older_group_epoch_is_refused(any_store) -> None:
+def test_an_older_group_epoch_is_refused(any_store: ShardStore | MemoryStore) -> None:
     assert any_store.write([Advance((1, 5))]) == [True]
     outcomes = any_store.write(
         [
@@ -116,7 +121,7 @@ def test_an_older_group_epoch_is_refused(any_store) -> None:
     assert isinstance(any_store.write([make_put(3, b"late", group_epoch=5)])[0], StaleEpoch)
 
 
-def test_the_inventory_pages_in_order(any_store) -> None:
+def test_the_inventory_pages_in_order(any_store: ShardStore | MemoryStore) -> None:
     names = [(number, index) for number in (3, 1, 2) for index in (1, 0)]
     any_store.write([make_put(number, b"x" * number, index=index) for number, index in names])
     first = any_store.list_shards(None, 4)
@@ -297,11 +302,11 @@ def test_a_failed_fdatasync_fails_the_disk_for_good_and_reads_go_on(box: StoreBo
     assert isinstance(store.write([make_put(2, b"lost")])[0], DiskFailed)
     io.fail_sync = None
     assert isinstance(store.write([make_put(3, b"refused")])[0], DiskFailed)
-    assert store.health.state is DiskState.FAILED
+    assert state_of(store) is DiskState.FAILED
     assert is_held(store, 1)
     box.close()
     store = box.open()
-    assert store.health.state is DiskState.FAILED
+    assert state_of(store) is DiskState.FAILED
     assert isinstance(store.write([make_put(3, b"refused")])[0], DiskFailed)
     assert is_held(store, 1)
     assert not is_held(store, 2)
@@ -326,7 +331,7 @@ def test_a_write_error_that_is_not_fullness_fails_the_disk(box: StoreBox, io: Fo
     store = box.open()
     io.fail_write = BAD_DISK
     assert isinstance(store.write([make_put(2, b"lost")])[0], DiskFailed)
-    assert store.health.state is DiskState.FAILED
+    assert state_of(store) is DiskState.FAILED
 
 
 def test_no_space_in_the_middle_of_a_write_loses_nothing_acknowledged(box: StoreBox, io: ForgetfulIO) -> None:
@@ -336,13 +341,13 @@ def test_no_space_in_the_middle_of_a_write_loses_nothing_acknowledged(box: Store
     io.fail_write = NO_SPACE
     assert isinstance(store.write([make_put(2, payload(2))])[0], DiskFull)
     assert box.volume_files()[-1].stat().st_size == size
-    assert store.health.state is DiskState.READ_ONLY
+    assert state_of(store) is DiskState.READ_ONLY
     io.fail_write = None
     assert isinstance(store.write([make_put(3, payload(3))])[0], DiskFull)
     assert store.write([Trash(make_name(1), (1, 1))]) == [True]
     box.clock.seconds += 60
     put_all(store, [3])
-    assert store.health.state is DiskState.OK
+    assert state_of(store) is DiskState.OK
     box.cut_power(random.Random(1))
     store = box.open()
     assert (is_held(store, 1), is_held(store, 2), is_held(store, 3)) == (False, False, True)
