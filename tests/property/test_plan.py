@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,9 @@ from coordinator.protocol.types import Kind
 from tests.kit import histories
 from tests.kit.histories import ACTIONS, MOVES, OBSTACLES, PLAIN, History, build, decode
 from tests.kit.trees import STAMP, MemoryTrees, apply
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 NAMING = Naming("Ann on laptop", "2026-11-22")
 KINDS = (ACTIONS, ACTIONS + OBSTACLES, MOVES, (*MOVES, "delete", "create_folder", "edit"), (*MOVES, *OBSTACLES))
@@ -138,26 +142,28 @@ def contents(trees: MemoryTrees) -> tuple[set[Content], set[Content]]:
 def must_survive(trees: MemoryTrees) -> set[Content]:
     """Contents that nobody agreed to lose: all but unchanged ones that the other side replaced or deleted. A node that
     was moved on one side and deleted on the other counts as changed."""
-    kept = set()
+    kept: set[Content] = set()
     for remote in trees.remotes.values():
         pair = trees.synced(remote.id)
         local = trees.local(pair.local_id) if pair else None
         moved = pair is not None and (remote.parent_id, remote.name) != (pair.parent_id, pair.name)
-        if _survives(remote.content, pair, None if local is None else local.content, moved):
+        if remote.content is not None and _survives(
+            remote.content, pair, None if local is None else local.content, moved
+        ):
             kept.add(remote.content)
     for local in trees.locals.values():
         pair = trees.synced_local(local.id)
-        remote = trees.remote(pair.id) if pair else None
+        known = trees.remote(pair.id) if pair else None
         above = trees.synced_local(local.parent_id) if pair and local.parent_id else None
         moved = pair is not None and above is not None and above.id != pair.parent_id
-        if _survives(local.content, pair, None if remote is None else remote.content, moved):
+        if local.content is not None and _survives(
+            local.content, pair, None if known is None else known.content, moved
+        ):
             kept.add(local.content)
     return kept
 
 
-def _survives(content: Content | None, pair: SyncedNode | None, other: Content | None, moved: bool) -> bool:
-    if content is None:
-        return False
+def _survives(content: Content, pair: SyncedNode | None, other: Content | None, moved: bool) -> bool:
     return pair is None or content != pair.content or (moved if other is None else other == content)
 
 
@@ -233,7 +239,7 @@ def paths_before(trees: MemoryTrees) -> set[tuple[str, ...]]:
 
 def check_makes_no_equal_copies(case: Case) -> None:
     world = World.of(case)
-    had = {node.name for node in (*world.trees.remotes.values(), *world.trees.locals.values())}
+    had = {node.name for node in world.trees.remotes.values()} | {node.name for node in world.trees.locals.values()}
     world.settle()
     for node in world.trees.remotes.values():
         made = conflicts.parse(node.name) if node.name not in had and node.content is not None else None
@@ -242,14 +248,19 @@ def check_makes_no_equal_copies(case: Case) -> None:
             assert other != node.content
 
 
+def shuffle(tree: dict[K, V], random: Random) -> None:
+    items = list(tree.items())
+    random.shuffle(items)
+    tree.clear()
+    tree.update(items)
+
+
 def check_same_input_same_plan(case: Case) -> None:
     one, other = build(case.history), build(case.history)
     random = Random(case.seed)
-    for trees in (other.remotes, other.locals, other.pairs):
-        items = list(trees.items())
-        random.shuffle(items)
-        trees.clear()
-        trees.update(items)  # type: ignore[arg-type]
+    shuffle(other.remotes, random)
+    shuffle(other.locals, random)
+    shuffle(other.pairs, random)
     planned = plan(one, NAMING)
     assert plan(other, NAMING) == planned == plan(one, NAMING)
     for limit in range(1, len(planned)):

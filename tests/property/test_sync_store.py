@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,7 +59,7 @@ class Model:
     def _local_differs(self, key: LocalId, pairs: dict[LocalId, SyncedNode]) -> bool:
         local, synced = self.local.get(key), pairs.get(key)
         if local is None or synced is None:
-            return local is not synced
+            return local is not None or synced is not None
         above = None if synced.parent_id is None else self.synced.get(synced.parent_id)
         parent = above.local_id if above is not None else None
         return (local.parent_id, local.name, local.kind, local.content) != (
@@ -85,7 +87,7 @@ STEPS = st.one_of(
 )
 
 
-def apply(store: Store, model: Model, step: tuple) -> None:  # type: ignore[type-arg]
+def apply(store: Store, model: Model, step: tuple[Any, ...]) -> None:
     match step:
         case "put remote", (node, parent), name, content, version, skipped:
             remote = RemoteNode(node, parent, name, kind_of(content), version, 1, content, None, skipped)
@@ -111,7 +113,7 @@ def apply(store: Store, model: Model, step: tuple) -> None:  # type: ignore[type
 
 
 @given(st.lists(st.lists(STEPS, max_size=4), max_size=12))
-def test_the_store_holds_what_the_model_holds(history: list[list[tuple]]) -> None:  # type: ignore[type-arg]
+def test_the_store_holds_what_the_model_holds(history: list[list[tuple[Any, ...]]]) -> None:
     store, model = Store(None), Model()
     store.set_remote_root(ROOT, STAMP)
     try:

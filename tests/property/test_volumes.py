@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from node.protocol.errors import ShardCorrupt, ShardMissing, StaleEpoch
 from node.protocol.messages import ShardName
-from node.volumes.changes import Advance, Change, Epochs, Put, Trash
+from node.volumes.changes import Advance, Change, Epochs, Outcome, Put, Trash
 from node.volumes.memory import MemoryStore
+from node.volumes.store import ShardStore
 from tests.kit.shards import ForgetfulIO, PowerCut, StoreBox, make_name, make_put
 
 NUMBERS = st.integers(0, 5)
@@ -49,7 +50,7 @@ class VolumeMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     @property
-    def store(self):
+    def store(self) -> ShardStore:
         assert self.box.store is not None
         return self.box.store
 
@@ -69,7 +70,7 @@ class VolumeMachine(RuleBasedStateMachine):
             outcomes = self.store.write(changes)
         except PowerCut:
             self.io.cut_after = None
-            unsure = [change for change in changes if not isinstance(change, Advance)]
+            unsure = changes
         else:
             self.io.cut_after = None
             self._expect_equal(outcomes, self.model.write(changes))
@@ -169,7 +170,7 @@ class VolumeMachine(RuleBasedStateMachine):
             self.model.damage(name)
 
     @staticmethod
-    def _look(store, name: ShardName) -> object:
+    def _look(store: ShardStore | MemoryStore, name: ShardName) -> object:
         try:
             return bytes(store.read(name)[1])
         except ShardMissing:
@@ -177,11 +178,11 @@ class VolumeMachine(RuleBasedStateMachine):
         except ShardCorrupt:
             return "corrupt"
 
-    def _is_bad(self, store, name: ShardName) -> bool:
+    def _is_bad(self, store: ShardStore | MemoryStore, name: ShardName) -> bool:
         return self._look(store, name) == "corrupt"
 
     @staticmethod
-    def _expect_equal(real: list, model: list) -> None:
+    def _expect_equal(real: list[Outcome], model: list[Outcome]) -> None:
         assert [o if isinstance(o, bool) else type(o) for o in real] == [
             o if isinstance(o, bool) else type(o) for o in model
         ]
