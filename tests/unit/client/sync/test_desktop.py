@@ -26,7 +26,8 @@ def test_nothing_is_started_where_there_is_no_desktop() -> None:
 
 
 def test_a_burst_is_one_note_and_the_next_one_tells_how_many_there_were() -> None:
-    clock, started = Clock(), []
+    clock = Clock()
+    started: list[Sequence[str]] = []
     desktop = Desktop(clock, ["notify-send"], started.append)
     for number in range(5):
         desktop.tell("Both are kept", f"file {number}")

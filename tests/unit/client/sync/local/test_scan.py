@@ -6,11 +6,12 @@ import errno
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from client.fs.base import OWN_FOLDER, FileKind, FileSystem, Path, Stat
-from client.fs.fake import FakeDisk, FakeFileSystem
+from client.fs.base import OWN_FOLDER, FileKind, FileSystem, Path, ReadFile, Stat
+from client.fs.fake import FakeDisk, FakeFileSystem, User
 from client.sync.local.ignore import Ignore
 from client.sync.local.scan import (
     UNMOUNTED,
@@ -99,7 +100,7 @@ class Device:
         self.read: list[Path] = []
 
     @property
-    def user(self):  # type: ignore[no-untyped-def]
+    def user(self) -> User:
         return self.disk.user
 
     def scanner(self, busy: set[tuple[LocalId, str]] | None = None) -> Scanner:
@@ -508,7 +509,7 @@ class Refusing(FakeFileSystem):
             raise FileNotFoundError(errno.ENOENT, "No such file")
         return super().list_folder(path)
 
-    def open(self, path: Path):  # type: ignore[no-untyped-def]
+    def open(self, path: Path) -> ReadFile:
         if path in self.refused:
             raise PermissionError(errno.EACCES, "Permission denied")
         return super().open(path)
@@ -595,9 +596,9 @@ def test_new_device_numbers_after_a_boot_change_nothing(device: Device) -> None:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read(device: Device, path: Path, **options: object) -> ContentRead | Unsettled | Unreadable:
+def read(device: Device, path: Path, **options: Any) -> ContentRead | Unsettled | Unreadable:
     task = ReadTask(LocalId(5), path, 0)
-    return read_content(device.fs, task, now=device.disk.clock.now, pause=lambda _: None, **options)  # type: ignore[arg-type]
+    return read_content(device.fs, task, now=device.disk.clock.now, pause=lambda _: None, **options)
 
 
 def test_a_file_is_read_by_blocks(device: Device) -> None:

@@ -165,7 +165,8 @@ def test_links_to_folders_are_not_followed(watcher: Watcher, tmp_path: RootPath)
 def test_lost_events_are_told_and_what_they_hid_is_watched(
     watcher: Watcher, tmp_path: RootPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, lost = Inotify.read, []
+    real = Inotify.read
+    lost: list[Event] = []
 
     def read(self: Inotify) -> Iterator[Event]:
         if lost:
@@ -192,7 +193,8 @@ def test_too_few_watches_are_said_and_everything_is_told_again_and_again(
 ) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    real, given = Inotify.add, []
+    real = Inotify.add
+    given: list[int] = []
 
     def add(self: Inotify, folder: int) -> int:
         if len(given) == 2:

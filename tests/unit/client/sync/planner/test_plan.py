@@ -16,7 +16,7 @@ from client.sync.planner.plan import (
     plan,
     subjects,
 )
-from client.sync.tree import DeleteRemote, Forget, MoveLocal, MoveRemote, Record
+from client.sync.tree import DeleteRemote, Download, Forget, MoveLocal, MoveRemote, Record, Upload
 from tests.kit.scene import NAMING, Scene, copy_of, kinds
 from tests.kit.trees import apply
 
@@ -34,7 +34,7 @@ def test_a_local_edit_is_uploaded_on_the_version_it_began_from() -> None:
     scene = Scene("a.txt=x")
     scene.local.edit("a.txt", "y")
     (upload,) = scene.plan()
-    assert kinds([upload]) == ["Upload"]
+    assert isinstance(upload, Upload)
     assert upload.base == scene.remote.at("a.txt")
     scene.settle()
     assert scene.tree() == {"a.txt": "y"}
@@ -44,7 +44,7 @@ def test_a_remote_edit_is_downloaded_over_the_file_it_knows() -> None:
     scene = Scene("a.txt=x")
     scene.remote.edit("a.txt", "y")
     (download,) = scene.plan()
-    assert kinds([download]) == ["Download"]
+    assert isinstance(download, Download)
     assert download.replaces == scene.local.at("a.txt")
     scene.settle()
     assert scene.tree() == {"a.txt": "y"}
