@@ -149,7 +149,7 @@ class Service:
             *("login", told["url"], "--email", _EMAIL, "--password-file", str(self.password_file)),
             *("--ca-file", told["ca_file"]),
         )
-        account = msgspec.json.decode((self.home / "account.json").read_bytes())
+        account = msgspec.json.decode((self.home / "accounts.json").read_bytes())[0]
         return Account(told["url"], account["token"], told["ca_file"])
 
     @staticmethod

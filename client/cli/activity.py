@@ -9,14 +9,14 @@ import click
 import msgspec
 
 from client.cli.output import human_time, plain, write_json, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from coordinator.protocol.types import Notification
 
 _PAGE = 200
 _POLL_S = 3.0
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.option("--follow", is_flag=True, help="Go on until Ctrl-C; with --json one notification a line.")
 @click.option("--mark-read", is_flag=True, help="Mark what is shown as read.")
 @click.pass_obj

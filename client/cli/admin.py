@@ -10,7 +10,7 @@ import msgspec
 
 from client.cli.ask import read_password
 from client.cli.output import human_size, human_time, plain, write_line, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.errors import UsageProblem
 from coordinator.protocol.types import AddUserBody, AdminStatus, JobReport, User
 
@@ -40,7 +40,7 @@ def admin() -> None:
     """Run the service: status, users, nodes, jobs. For administrators."""
 
 
-@admin.command(cls=JsonCommand)
+@admin.command(cls=ServiceCommand)
 @click.pass_obj
 def status(session: Session) -> None:
     """Show sites, nodes, disks, the blocks' safety margins, repair, mirror lag and jobs."""
@@ -53,7 +53,7 @@ def user() -> None:
     """Accounts."""
 
 
-@user.command("add", cls=JsonCommand)
+@user.command("add", cls=ServiceCommand)
 @click.argument("email")
 @click.option("--password-file", help="A file whose first line is the password; - is stdin.")
 @click.option("--name", help="The person's name.")
@@ -74,7 +74,7 @@ def add_user(
     _show_users(session, session.api.add_user(body))
 
 
-@user.command("list", cls=JsonCommand)
+@user.command("list", cls=ServiceCommand)
 @click.pass_obj
 def list_users(session: Session) -> None:
     """List all accounts."""
@@ -82,7 +82,7 @@ def list_users(session: Session) -> None:
     session.show({"users": msgspec.to_builtins(users)}, lambda: write_table([_user_row(one) for one in users]))
 
 
-@user.command("disable", cls=JsonCommand)
+@user.command("disable", cls=ServiceCommand)
 @click.argument("email")
 @click.pass_obj
 def disable_user(session: Session, *, email: str) -> None:
@@ -95,7 +95,7 @@ def node() -> None:
     """Storage nodes."""
 
 
-@node.command("list", cls=JsonCommand)
+@node.command("list", cls=ServiceCommand)
 @click.pass_obj
 def list_nodes(session: Session) -> None:
     """List the storage nodes and their disks."""
@@ -105,7 +105,7 @@ def list_nodes(session: Session) -> None:
 
 
 def _node_command(action: str, text: str) -> None:
-    @node.command(action, cls=JsonCommand, help=text)
+    @node.command(action, cls=ServiceCommand, help=text)
     @click.argument("name")
     @click.pass_obj
     def change_node(session: Session, *, name: str) -> None:
@@ -118,7 +118,7 @@ _node_command("remove", "Forget the node NAME after it was drained.")
 
 
 def _job_command(name: str, text: str) -> None:
-    @admin.command(name, cls=JsonCommand, help=text + " The service does so by itself; --now does it at once.")
+    @admin.command(name, cls=ServiceCommand, help=text + " The service does so by itself; --now does it at once.")
     @click.option("--now", is_flag=True, required=True, help="Run it now, wait for it, and report.")
     @click.pass_obj
     def run_job(session: Session, *, now: bool) -> None:

@@ -6,12 +6,12 @@ import click
 import msgspec
 
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.cli.targets import find_new_place
 from client.naming import remote_path
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("source")
 @click.argument("target")
 @click.option("-n", "--no-clobber", is_flag=True, help="Fail when a file of that name is there already.")

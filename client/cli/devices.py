@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from client.cli.output import human_time, plain, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from coordinator.protocol.types import Device
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.option("--revoke", metavar="ID", type=click.IntRange(min=1), help="Sign this device out, wherever it is.")
 @click.pass_obj
 def devices(session: Session, *, revoke: int | None) -> None:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from client.cli.output import human_size, plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.download import Wanted, copy_out, find_version, get_file, get_range, wanted_from
 from client.download_tree import get_tree
 from client.errors import LocalMissing, UsageProblem
@@ -20,7 +20,7 @@ from client.source import local_error
 from coordinator.protocol.types import Kind, Metadata
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote")
 @click.argument("local")
 @click.option("--version", type=click.IntRange(min=1), help="An earlier version (see: holdfast history).")

@@ -1,4 +1,4 @@
-"""`holdfast login`, `logout` and `whoami`: this computer as a device of an account."""
+"""`holdfast login`, `logout`, `whoami` and `accounts`: this computer as a device of one account or several."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 from client.api import Api
 from client.cli.ask import read_password, read_text
 from client.cli.output import human_size, write_line, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import JsonCommand, ServiceCommand, Session, api_of
 from client.connection import Connection, clean_url
 from client.errors import ClientError, ExitCode, NotLoggedInHere, StateUnreadable
-from client.state import Account, forget_account, load_account, save_account
+from client.state import Account, forget_account, forget_all_accounts, list_accounts, load_account, save_account
 
 _DEVICE_NAME_MAX = 100
 
@@ -31,7 +31,8 @@ def login(
 ) -> None:
     """Register this computer with the service at URL.
 
-    An earlier login on this computer is signed out and replaced.
+    Other accounts stay logged in, and commands work for the newest login unless --account says another. An earlier
+    login of the same account is signed out and replaced.
     """
     base_url = clean_url(url)
     ca_pem = read_text(ca_file) if ca_file is not None else None
@@ -39,6 +40,7 @@ def login(
     answer = Api(Connection(base_url, ca_pem=ca_pem)).login(email, read_password(password_file), name)
     account = Account(
         url=base_url,
+        service_id=answer.service_id,
         email=answer.email,
         name=answer.name,
         user_id=answer.user_id,
@@ -47,32 +49,31 @@ def login(
         token=answer.token,
         ca_pem=ca_pem,
     )
-    _sign_out_earlier()
+    earlier = _earlier(account)
     save_account(account)
-    document = msgspec.to_builtins(account)
-    del document["token"], document["ca_pem"]
-    session.show(document, lambda: write_line(f"Logged in to {base_url} as {answer.email}."))
+    if earlier is not None:
+        _sign_out_earlier(earlier)
+    session.show(_document(account), lambda: write_line(f"Logged in to {base_url} as {answer.email}."))
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.option("--force", is_flag=True, help="Forget the login here even when the service cannot be told.")
 @click.pass_obj
 def logout(session: Session, *, force: bool) -> None:
-    """Sign this computer out and forget its token."""
+    """Sign this computer out of an account and forget its token."""
     try:
-        session.api.logout()
+        account = session.account
     except (NotLoggedInHere, StateUnreadable):
         if not force:
             raise
-    except ClientError as error:
-        # A token that the service does not know any more is signed out already.
-        if not force and error.exit_code is not ExitCode.NOT_ALLOWED:
-            raise
-    forget_account()
+        forget_all_accounts()
+    else:
+        _sign_out(account, force=force)
+        forget_account(account)
     session.show({"logged_in": False}, lambda: write_line("Logged out."))
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.pass_obj
 def whoami(session: Session) -> None:
     """Show the account, the service and the space that is used."""
@@ -87,14 +88,54 @@ def whoami(session: Session) -> None:
     session.show({**msgspec.to_builtins(me), "url": session.api.url}, lambda: write_table(rows))
 
 
-def _sign_out_earlier() -> None:
-    """The token that is about to be overwritten would otherwise stay valid without anybody holding it."""
+@click.command(cls=JsonCommand)
+@click.option("--use", metavar="EMAIL", help="Let commands work for this login from now on.")
+@click.pass_obj
+def accounts(session: Session, *, use: str | None) -> None:
+    """List the logins of this computer. Commands work for the first unless --account says another."""
+    if use is not None:
+        save_account(load_account(use))
+    known = list_accounts()
+    session.show({"accounts": [_document(one) for one in known]}, lambda: _show(known))
+
+
+def _show(known: list[Account]) -> None:
+    if not known:
+        raise NotLoggedInHere
+    rows = [("", "ACCOUNT", "SERVICE", "THIS COMPUTER IS")]
+    rows += [("*" if one is known[0] else "", one.email, one.url, one.device_name) for one in known]
+    write_table(rows)
+
+
+def _document(account: Account) -> dict[str, object]:
+    """Everything but the secrets."""
+    document = msgspec.to_builtins(account)
+    del document["token"], document["ca_pem"]
+    assert isinstance(document, dict)
+    return document
+
+
+def _earlier(account: Account) -> Account | None:
+    """The login that `account` replaces."""
     try:
-        earlier = load_account()
-    except (NotLoggedInHere, StateUnreadable):
-        return
+        known = list_accounts()
+    except StateUnreadable:
+        return None
+    return next((one for one in known if one.is_of(account.service_id, account.user_id)), None)
+
+
+def _sign_out(account: Account, *, force: bool) -> None:
+    """Raises ClientError unless the service does not know the token any more, or with `force`."""
     try:
-        Api(Connection(earlier.url, token=earlier.token, ca_pem=earlier.ca_pem)).logout()
+        api_of(account).logout()
     except ClientError as error:
-        if error.exit_code is not ExitCode.NOT_ALLOWED:
-            click.echo(f"The earlier login could not be signed out: {error.message}", err=True)
+        if not force and error.exit_code is not ExitCode.NOT_ALLOWED:
+            raise
+
+
+def _sign_out_earlier(account: Account) -> None:
+    """Its token, which was just overwritten, would otherwise stay valid without anybody holding it."""
+    try:
+        _sign_out(account, force=False)
+    except ClientError as error:
+        click.echo(f"The earlier login could not be signed out: {error.message}", err=True)

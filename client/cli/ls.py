@@ -8,12 +8,12 @@ import click
 import msgspec
 
 from client.cli.output import human_size, human_time, plain, write_line, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.naming import base_name, remote_path
 from coordinator.protocol.types import Kind, Metadata
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote", default="/")
 @click.option("-l", "--long", is_flag=True, help="Also version, size and time.")
 @click.option("-R", "--recursive", is_flag=True, help="Also everything in the folders below.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OWN_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "login": ("client.cli.login:login", "Register this computer with a service."),
     "logout": ("client.cli.login:logout", "Sign this computer out."),
+    "accounts": ("client.cli.login:accounts", "List the accounts that this computer is logged in to."),
     "whoami": ("client.cli.login:whoami", "Show who is logged in and how much space is used."),
     "put": ("client.cli.put:put", "Store a file, a folder or stdin."),
     "get": ("client.cli.get:get", "Fetch a file or a folder."),

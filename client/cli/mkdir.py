@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.naming import remote_path
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote")
 @click.option("-p", "--parents", is_flag=True, help="Also make what is missing above; an existing folder is fine.")
 @click.pass_obj

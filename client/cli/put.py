@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from client.cli.output import human_size, plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.cli.targets import find_target
 from client.errors import UsageProblem
 from client.naming import local_name
@@ -20,7 +20,7 @@ from client.upload_tree import put_tree
 from coordinator.protocol.types import Kind, Metadata
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("local")
 @click.argument("remote")
 @click.option("-r", "--recursive", is_flag=True, hidden=True, expose_value=False)

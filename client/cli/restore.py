@@ -6,12 +6,12 @@ import click
 import msgspec
 
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.naming import remote_path
 from coordinator.protocol.types import Kind
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote")
 @click.option("--version", type=click.IntRange(min=1), help="The version to make current again.")
 @click.pass_obj

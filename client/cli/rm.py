@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.naming import remote_path
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote")
 @click.option("-r", "--recursive", is_flag=True, hidden=True, expose_value=False)
 @click.pass_obj

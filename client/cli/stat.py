@@ -6,12 +6,12 @@ import click
 import msgspec
 
 from client.cli.output import human_size, human_time, plain, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.naming import remote_path
 from coordinator.protocol.types import Kind, Metadata
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("remote")
 @click.pass_obj
 def stat(session: Session, *, remote: str) -> None:

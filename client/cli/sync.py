@@ -10,14 +10,13 @@ import click
 
 from client.api import Api
 from client.cli.output import plain
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from client.cli.sync_status import document
 from client.connection import Connection
 from client.errors import ClientError, ExitCode, UsageProblem
 from client.naming import remote_path
 from client.retry import RetryPolicy
-from client.state import load_account
-from client.sync.folders import ProblemLine, StatusFile, existing, register
+from client.sync.folders import ProblemLine, StatusFile, account_for, existing, register
 
 # The engine shows what is wrong and tries again by itself, so a single call need not be patient.
 _RETRY = RetryPolicy(refused_at_first_s=1.0, refused_later_s=2.0, broken_s=10.0, busy_s=3.0)
@@ -32,7 +31,7 @@ class SyncStopped(ClientError):
     told = True
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--remote", default="/", show_default=True, help="The folder of the service that DIR is to equal.")
 @click.option("--once", is_flag=True, help="Return when both sides agree.")
@@ -65,7 +64,8 @@ def sync(
     """
     from client.sync.running import Options, Running, exit_code  # noqa: PLC0415  # 100 ms that `--help` does not need
 
-    account = load_account()
+    path = existing(folder)
+    account = account_for(path, session.chosen_account)
     options = Options(
         once=once,
         allow_deletes=allow_deletes,
@@ -73,7 +73,7 @@ def sync(
         up_limit=_rate(up_limit),
         down_limit=_rate(down_limit),
     )
-    known = register(existing(folder), remote_path(remote), account, list(exclude) or None)
+    known = register(path, remote_path(remote), account, list(exclude) or None)
     connection = Connection(
         account.url, token=account.token, ca_pem=account.ca_pem, retry=_RETRY, connections_max=_CONNECTIONS_MAX
     )

@@ -11,10 +11,10 @@ import click
 
 from client.api import Api
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import JsonCommand, Session, api_of
 from client.errors import ClientError, LocalTrouble
 from client.sync.check import Checked, Difference, check, lasting
-from client.sync.folders import Folder, find, is_running, list_folders, read_status
+from client.sync.folders import Folder, account_of, find, is_running, list_folders, read_status
 
 PASSES_MAX: Final = 4
 PAUSE_S: Final = 1.0
@@ -37,7 +37,7 @@ def sync_check(session: Session, *, folder: Path | None, contents: bool) -> None
     Nothing is changed. What is on its way while this runs does not count: only what is found twice is told.
     """
     found = [
-        (known, _check(session.api, known, contents=contents))
+        (known, _check(api_of(account_of(known)), known, contents=contents))
         for known in ([find(folder)] if folder is not None else list_folders())
     ]
     session.show({"folders": [_document(known, checked) for known, checked in found]}, lambda: _show(found))

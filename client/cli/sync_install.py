@@ -11,11 +11,10 @@ from typing import Final
 import click
 
 from client.cli.output import plain, write_line
-from client.cli.session import JsonCommand, Session
+from client.cli.session import JsonCommand, ServiceCommand, Session
 from client.errors import ClientError, LocalTrouble
 from client.naming import remote_path
-from client.state import load_account
-from client.sync.folders import existing, find, register
+from client.sync.folders import account_for, existing, find, register
 from client.sync.unit import unit_name, unit_path, unit_text
 from node.base.durable import write_file_durably
 
@@ -27,7 +26,7 @@ class NoSystemd(ClientError):
     template = "The unit was written to {path}, but systemd could not start it ({reason}). Start it with: {command}"
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--remote", default="/", show_default=True, help="The folder of the service that DIR is to equal.")
 @click.pass_obj
@@ -36,7 +35,8 @@ def install(session: Session, *, folder: Path, remote: str) -> None:
 
     It logs to the journal: journalctl --user -u holdfast-sync-…
     """
-    known = register(existing(folder), remote_path(remote), load_account(), None)
+    found = existing(folder)
+    known = register(found, remote_path(remote), account_for(found, session.chosen_account), None)
     path = unit_path(known)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,11 @@ import click
 import msgspec
 
 from client.cli.output import human_size, human_time, plain, write_table
-from client.cli.session import JsonCommand, Session
+from client.cli.session import ServiceCommand, Session
 from coordinator.protocol.types import Kind
 
 
-@click.command(cls=JsonCommand)
+@click.command(cls=ServiceCommand)
 @click.pass_obj
 def trash(session: Session) -> None:
     """List deleted files and folders, newest first."""

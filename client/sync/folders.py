@@ -22,19 +22,25 @@ from pathlib import Path
 
 import msgspec
 
-from client.errors import LocalTrouble, UsageProblem
+from client.errors import ClientError, ExitCode, LocalTrouble, UsageProblem
 from client.fs.base import OWN_FOLDER
-from client.state import Account, home
+from client.state import Account, home, list_accounts, load_account
 from node.base.durable import write_file_durably
 
 
+class NotLoggedInFor(ClientError):
+    code, exit_code = "not_logged_in", ExitCode.NOT_ALLOWED
+    template = "{path} is synced for {email}, who is not logged in on this computer. Log in again as {email}."
+
+
 class Folder(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` names the state's folder and stands in the root marker. `excluded` are paths below the folder."""
+    """`id` names the state's folder and stands in the root marker. `service_id` and `user_id` say for whom it is
+    synced, as in client.state.Account. `excluded` are paths below the folder."""
 
     id: str
     path: str
     remote: str
-    url: str
+    service_id: str
     user_id: int
     email: str
     excluded: list[str] = []
@@ -131,7 +137,7 @@ def register(path: Path, remote: str, account: Account, excluded: list[str] | No
 
     `excluded` None keeps what was chosen before.
     """
-    known = next((folder for folder in list_folders() if folder.path == str(path)), None) or _moved_to(path)
+    known = _known(path)
     if known is not None:
         _check_same(known, remote, account)
         if known.path != str(path):
@@ -141,15 +147,34 @@ def register(path: Path, remote: str, account: Account, excluded: list[str] | No
         return choose(known, excluded)
     _check_apart(path)
     folder = Folder(
-        id=_new_id(f"{account.url}\0{account.user_id}\0{path}"),
+        id=_new_id(f"{account.service_id}\0{account.user_id}\0{path}"),
         path=str(path),
         remote=remote,
-        url=account.url,
+        service_id=account.service_id,
         user_id=account.user_id,
         email=account.email,
         excluded=sorted(excluded or []),
     )
     return _save(folder)
+
+
+def account_for(path: Path, chosen: str | None) -> Account:
+    """The login that the folder at `path` is synced with, or for a new folder the one that is `chosen`. Raises
+    NotLoggedInHere, NotLoggedInFor, StateUnreadable, UsageProblem."""
+    known = _known(path)
+    return load_account(chosen) if known is None or chosen is not None else account_of(known)
+
+
+def account_of(folder: Folder) -> Account:
+    """The login of the person for whom the folder is synced. Raises NotLoggedInFor, StateUnreadable."""
+    for account in list_accounts():
+        if account.is_of(folder.service_id, folder.user_id):
+            return account
+    raise NotLoggedInFor(path=folder.path, email=folder.email)
+
+
+def _known(path: Path) -> Folder | None:
+    return next((folder for folder in list_folders() if folder.path == str(path)), None) or _moved_to(path)
 
 
 def _moved_to(path: Path) -> Folder | None:
@@ -190,9 +215,10 @@ def _save(folder: Folder) -> Folder:
 
 
 def _check_same(known: Folder, remote: str, account: Account) -> None:
-    if known.user_id != account.user_id:
+    if not account.is_of(known.service_id, known.user_id):
         raise UsageProblem(
-            reason=f"{known.path} is synced for {known.email}. Log in as {known.email}, or choose another folder."
+            reason=f"{known.path} is synced for {known.email}, not for {account.email} at {account.url}."
+            " Choose another folder."
         )
     if known.remote != remote:
         raise UsageProblem(

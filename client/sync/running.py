@@ -150,7 +150,10 @@ class Running:
         """
         remote_root = store.remote_root or self._find_remote_root()
         self._marker = root.Marker(
-            folder_id=self.folder.id, service=self.folder.url, user_id=self.folder.user_id, remote_root=remote_root
+            folder_id=self.folder.id,
+            service=self.folder.service_id,
+            user_id=self.folder.user_id,
+            remote_root=remote_root,
         )
         there = self._known_root(fs, store)
         try:

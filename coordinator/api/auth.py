@@ -34,7 +34,16 @@ class LogIn(ApiHandler):
         await db.run(notifications.audit, user.id, device.id, "login", {"address": self.client_address})
         if is_outdated(login.password_hash):
             await db.run(accounts.set_password, user.id, await self.services.cpu.run(hash_password, body.password))
-        self.answer(LoginAnswer(token=token, device_id=device.id, user_id=user.id, email=user.email, name=user.name))
+        self.answer(
+            LoginAnswer(
+                token=token,
+                service_id=self.services.config.cluster_id,
+                device_id=device.id,
+                user_id=user.id,
+                email=user.email,
+                name=user.name,
+            )
+        )
 
     async def _check(self, body: LoginBody) -> Login:
         """The user whose password this is. Raises WrongPassword, TooManyRequests, Unavailable."""

@@ -64,7 +64,10 @@ class LoginBody(Body):
 
 
 class LoginAnswer(Answer):
+    """`service_id` names the installation, whatever its address; user ids are unique within it."""
+
     token: str
+    service_id: str
     device_id: int
     user_id: int
     email: str

@@ -353,7 +353,7 @@ def test_login_refuses_a_wrong_password_and_keeps_nothing(
     ]
     stranger("login", *arguments, expect=5)
     stranger("ls", expect=5)
-    assert not (tmp_path / "stranger" / "account.json").exists()
+    assert not (tmp_path / "stranger" / "accounts.json").exists()
 
 
 def test_administration(device: Device, tmp_path: Path) -> None:

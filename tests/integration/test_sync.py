@@ -218,10 +218,8 @@ def test_a_lost_or_damaged_database_is_made_anew_without_a_copy_or_a_delete(pers
 def test_a_service_that_is_not_there_is_told(person: User, ann: Device, tmp_path: Path) -> None:
     ann.put("a.txt", b"a")
     ann.once()
-    account = ann.home / "account.json"
-    account.write_text(account.read_text().replace(person.session.url, "http://127.0.0.1:9"))
-    folder = next((ann.home / "sync").glob("*/folder.json"))
-    folder.write_text(folder.read_text().replace(person.session.url, "http://127.0.0.1:9"))
+    accounts = ann.home / "accounts.json"
+    accounts.write_text(accounts.read_text().replace(person.session.url, "http://127.0.0.1:9"))
     told = ann.once(expect=None)
     assert told.code in (ExitCode.UNAVAILABLE, ExitCode.FAILED), told
 

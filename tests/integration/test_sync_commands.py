@@ -9,9 +9,9 @@ import pytest
 
 from client.errors import ExitCode
 from tests.integration.conftest import NewUser
-from tests.kit.api import User
+from tests.kit.api import PASSWORD, User
 from tests.kit.cluster import wait_until
-from tests.kit.sync_device import OWN_FOLDER, Device, check_equal, conflicts_in, settle
+from tests.kit.sync_device import OWN_FOLDER, Device, check_equal, conflicts_in, file_entry, read_service_tree, settle
 
 
 @pytest.fixture
@@ -118,3 +118,31 @@ def test_without_a_session_of_systemd_install_says_what_to_do(ann: Device) -> No
     assert "systemctl" in told
     (unit,) = (config / "systemd" / "user").glob("holdfast-sync-*.service")
     assert str(ann.root) in unit.read_text()
+
+
+def test_folders_of_two_people_are_synced_on_one_computer_each_for_its_own(
+    person: User, ann: Device, new_user: NewUser, tmp_path: Path
+) -> None:
+    ben = new_user()
+    password, bens = tmp_path / "password", tmp_path / "bens files"
+    password.write_text(PASSWORD)
+    bens.mkdir()
+    login = ["--password-file", password, "--ca-file", person.appliance.description["ca_file"]]
+    ann.put("plan.txt", b"ann's")
+    ann.once()
+    ann.run("login", person.session.url, "--email", ben.email, *login)
+    (bens / "plan.txt").write_bytes(b"ben's")
+    ann.run("sync", bens, "--once")
+    ann.put("plan.txt", b"ann's, edited while ben's login is the newest")
+    ann.once()
+    assert ann.run("sync", bens, "--account", person.email, "--once", expect=ExitCode.USAGE).stderr
+    ann.run("sync-check")
+    assert read_service_tree(person) == {"plan.txt": file_entry(b"ann's, edited while ben's login is the newest")}
+    assert read_service_tree(ben) == {"plan.txt": file_entry(b"ben's")}
+    assert [row["email"] for row in ann.run("accounts", "--json").document["accounts"]] == [ben.email, person.email]
+    assert ann.run("whoami", "--account", person.email, "--json").document["email"] == person.email
+    ann.run("accounts", "--use", person.email)
+    assert ann.run("whoami", "--json").document["email"] == person.email
+    ann.run("logout", "--account", ben.email)
+    assert "Log in again" in ann.run("sync", bens, "--once", expect=ExitCode.NOT_ALLOWED).stderr
+    ann.once()

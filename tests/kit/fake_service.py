@@ -30,6 +30,7 @@ from coordinator.protocol.names import name_key, split_path
 
 EMAIL, PASSWORD = "ann@example.org", "correct horse"
 QUOTA_BYTES = 10**10
+SERVICE_ID = "5e71ce"
 
 
 @dataclass
@@ -207,7 +208,9 @@ class FakeService:
         )
         token = hashlib.sha256(f"token {device.id}".encode()).hexdigest()
         self.tokens[token] = device
-        return types.LoginAnswer(token=token, device_id=device.id, user_id=1, email=body.email, name="Ann")
+        return types.LoginAnswer(
+            token=token, service_id=SERVICE_ID, device_id=device.id, user_id=1, email=body.email, name="Ann"
+        )
 
     def post_logout(self, request: Request) -> Any:
         del self.tokens[request.token or ""]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from client.errors import UsageProblem
-from client.state import Account
+from client.state import Account, save_account
 from client.sync.folders import (
     Folder,
+    NotLoggedInFor,
     StatusFile,
+    account_for,
+    account_of,
     choose,
     find,
     list_folders,
@@ -22,8 +26,18 @@ from client.sync.folders import (
 )
 
 ANN = Account(
-    url="https://drive", email="ann@example.org", name="Ann", user_id=1, device_id=2, device_name="laptop", token="t"
+    url="https://drive",
+    service_id="s1",
+    email="ann@example.org",
+    name="Ann",
+    user_id=1,
+    device_id=2,
+    device_name="laptop",
+    token="t",
 )
+BEN = structs.replace(ANN, email="ben@example.org", user_id=2)
+ANN_ELSEWHERE = structs.replace(ANN, url="https://elsewhere", service_id="s2")
+ANN_AT_A_NEW_ADDRESS = structs.replace(ANN, url="https://drive.example.org", token="new")
 
 
 @pytest.fixture
@@ -45,6 +59,30 @@ def test_what_is_left_out_stays_chosen(folder: Folder) -> None:
     assert chosen.excluded == ["a", "photos"]
     assert register(Path(folder.path), "/", ANN, None) == chosen == load(folder)
     assert register(Path(folder.path), "/", ANN, ["b"]).excluded == ["b"]
+
+
+@pytest.mark.parametrize("other", [BEN, ANN_ELSEWHERE])
+def test_a_folder_is_never_mixed_with_what_belongs_to_somebody_else(folder: Folder, other: Account) -> None:
+    with pytest.raises(UsageProblem, match="is synced for ann@"):
+        register(Path(folder.path), "/", other, None)
+
+
+def test_a_folder_finds_its_own_login_among_several(folder: Folder, tmp_path: Path) -> None:
+    path = Path(folder.path)
+    with pytest.raises(NotLoggedInFor, match="Log in again as ann@"):
+        account_for(path, None)
+    for account in (ANN, BEN, ANN_ELSEWHERE):
+        save_account(account)
+    assert account_for(path, None) == account_of(folder) == ANN
+    assert account_for(tmp_path, None) == ANN_ELSEWHERE, "the newest login is for what is new"
+    assert account_for(tmp_path, "ben@example.org") == BEN
+
+
+def test_a_service_may_move_to_another_address(folder: Folder) -> None:
+    save_account(ANN)
+    save_account(ANN_AT_A_NEW_ADDRESS)
+    assert account_for(Path(folder.path), None) == ANN_AT_A_NEW_ADDRESS
+    assert register(Path(folder.path), "/", ANN_AT_A_NEW_ADDRESS, None) == folder
 
 
 def mark(path: Path, folder: Folder) -> None:

@@ -33,6 +33,7 @@ class Rig:
         self.store = Store(None)
         self.account = Account(
             url="https://files.example",
+            service_id="s1",
             name="Ann",
             token="t",
             device_id=1,

@@ -11,7 +11,7 @@ from client.sync.unit import unit_path, unit_text
 
 
 def folder(path: str) -> Folder:
-    return Folder(id="0123abcd", path=path, remote="/team", url="https://drive", user_id=1, email="ann@example.org")
+    return Folder(id="0123abcd", path=path, remote="/team", service_id="s1", user_id=1, email="ann@example.org")
 
 
 def test_the_unit_lies_where_systemd_looks_for_a_persons_own_units() -> None:
