@@ -38,7 +38,8 @@ def test_a_negative_or_huge_size_is_refused(user: User, size: int) -> None:
 
 def test_a_number_that_is_none_is_refused(user: User) -> None:
     with user.unchanged():
-        for size in (1.5, "5", True, [], {}, "Infinity"):
+        no_numbers: list[object] = [1.5, "5", True, [], {}, "Infinity"]
+        for size in no_numbers:
             check_refused(
                 user.call("POST", "/files/upload", document={"path": "/size", "size": size}), 400, "bad_request"
             )
@@ -185,7 +186,8 @@ def test_a_cursor_with_impossible_numbers_is_no_failure_of_the_service(user: Use
 
 
 def test_a_page_from_nowhere_is_refused(user: User) -> None:
-    forged = [forge(value) for value in (7, None, {}, "a\0b", ["a\0b"], [1], ["a", "b\0"], [2**63, 2**63], 2**64 - 1)]
+    values: list[object] = [7, None, {}, "a\0b", ["a\0b"], [1], ["a", "b\0"], [2**63, 2**63], 2**64 - 1]
+    forged = [forge(value) for value in values]
     for page in [*filter(None, CURSORS), *forged]:
         for call, more in (
             ("/files/list_folder", {}),

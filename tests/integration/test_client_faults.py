@@ -206,8 +206,10 @@ def test_a_full_account_ends_a_tree_at_once(service: FakeService, device: Device
         assert device.json("put", tmp_path / "tree", "/tree", expect=1)["error"]["code"] == "quota_exceeded"
 
 
-def test_an_answer_of_nonsense_is_a_sentence(service: FakeService, device: Device) -> None:
-    service.get_metadata = lambda request: (200, {}, b"<html>")  # type: ignore[method-assign]
+def test_an_answer_of_nonsense_is_a_sentence(
+    service: FakeService, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "get_metadata", lambda request: (200, {}, b"<html>"))
     assert device.json("stat", "/", expect=1)["error"]["code"] == "bad_answer"
 
 
@@ -227,12 +229,12 @@ def test_damaged_blocks_never_become_a_file(service: FakeService, device: Device
 
 @pytest.mark.parametrize("path", ["/tree/../../escape", "/elsewhere/x", "/tree", "tree/x", "/tree/a/../../x"])
 def test_a_service_cannot_write_outside_the_target(
-    service: FakeService, device: Device, tmp_path: Path, path: str
+    service: FakeService, device: Device, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device("put", some_file(tmp_path / "tree" / "inner", 10), "/tree/inner")
     honest = service._metadata(service.tree.find("/tree/inner"), "/tree/inner")
     lying = types.FolderPage(entries=[honest, msgspec.structs.replace(honest, path=path)])
-    service.get_list_folder = lambda request: lying  # type: ignore[method-assign]
+    monkeypatch.setattr(service, "get_list_folder", lambda request: lying)
     before = sorted(tmp_path.rglob("*"))
     ran = device("get", "/tree", tmp_path / "target", "--json", expect=1)
     assert len(ran.document["problems"]) == 1

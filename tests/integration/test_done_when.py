@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -132,9 +133,9 @@ class Poller:
         return self.answered_at - acknowledged_at
 
 
-def latest(user: User, cursor: str = "") -> tuple[str, list[dict[str, object]]]:
+def latest(user: User, cursor: str = "") -> tuple[str, list[dict[str, Any]]]:
     """Where the feed stands now, and what came since `cursor`."""
-    changes: list[dict[str, object]] = []
+    changes: list[dict[str, Any]] = []
     more = True
     while more:
         page = user.get("/changes", **({"cursor": cursor} if cursor else {}))
@@ -148,7 +149,8 @@ def test_another_device_learns_of_an_announcement_and_then_of_its_file_at_once(
     user: User, reader: str, writer: str
 ) -> None:
     other = user.new_device("the other device")
-    pending_lags, complete_lags = [], []
+    pending_lags: list[float] = []
+    complete_lags: list[float] = []
     cursor, _ = latest(other)
     with other.line_to(reader) as waiting, user.line_to(writer) as writing:
         for number in range(ROUNDS):
@@ -167,7 +169,7 @@ def test_another_device_learns_of_an_announcement_and_then_of_its_file_at_once(
                 lags.append(poller.lag_after(partial(write, writing, call, path, data)))
                 cursor, [change] = latest(other, cursor)
                 assert (change["op"], change["path"]) == (op, path)
-                assert change["metadata"]["state"] == state  # type: ignore[index]
+                assert change["metadata"]["state"] == state
                 user.put_block(data)
             assert other.content(path) == data
     print(f"from {writer} to {reader}: pending {pending_lags}, complete {complete_lags}")

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
+from node.protocol.client import NodePeer
 from node.protocol.errors import (
     BadRequest,
     DeadlinePassed,
@@ -49,7 +51,7 @@ from node.volumes.disk_io import RealDiskIO
 from node.volumes.health import Thresholds
 from node.volumes.identity import Identity, format_disk
 from node.volumes.store import StoreSettings
-from tests.kit.node_process import NodePeer, ServerThread, make_disk_id, make_keys, wait_until_ready
+from tests.kit.node_process import ServerThread, make_disk_id, make_keys, wait_until_ready
 from tests.kit.shards import BAD_DISK, ForgetfulIO, flip_bit, make_meta, make_name
 
 DISK = make_disk_id(1)
@@ -79,8 +81,8 @@ class GatedIO(RealDiskIO):
 def start(tmp_path: Path) -> Iterator[Callable[..., ServerThread]]:
     servers: list[ServerThread] = []
 
-    def start_one(**options: object) -> ServerThread:
-        servers.append(ServerThread(tmp_path, **options))  # type: ignore[arg-type]
+    def start_one(**options: Any) -> ServerThread:
+        servers.append(ServerThread(tmp_path, **options))
         return servers[-1]
 
     yield start_one

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from coordinator.protocol.hashing import BLOCK_BYTES
 from tests.integration.conftest import NewUser
 from tests.kit.api import User, check_refused, cut, digest, entry
+from tests.kit.cluster import Answer
 
 
 def some_bytes(label: str, size: int) -> bytes:
@@ -28,7 +30,7 @@ def announce(user: User, path: str, data: bytes, **more: object) -> dict[str, ob
     return dict(result)
 
 
-def ask(user: User, block: str, upload: object, wait: int = 0, path: str = "/x", **more: object):  # type: ignore[no-untyped-def]
+def ask(user: User, block: str, upload: object, wait: int = 0, path: str = "/x", **more: Any) -> Answer:
     return user.call("GET", f"/blocks/{block}", query={"path": path, "upload": upload, "wait": wait}, **more)
 
 

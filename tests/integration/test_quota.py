@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_an_upload_of_untold_length_counts_as_it_arrives(full: User) -> None:
 
 
 def test_a_stream_of_untold_length_that_does_not_fit_leaves_nothing(full: User) -> None:
-    def pieces():  # type: ignore[no-untyped-def]
+    def pieces() -> Iterator[bytes]:
         for _ in range(8):
             yield bytes(1_000_000)
 

@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,13 +56,13 @@ def content(plain: bytes) -> str:
     return content_hash(hash_block(block) for block in cut(plain)).hex()
 
 
-def entry(path: str, plain: bytes, base: int = 0, **more: object) -> types.CommitEntry:
+def entry(path: str, plain: bytes, base: int = 0, **more: Any) -> types.CommitEntry:
     return types.CommitEntry(
         path=path,
         size=len(plain),
         blocks=[digest(block) for block in cut(plain)],
         base_version=base,
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

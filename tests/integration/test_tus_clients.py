@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -90,12 +91,12 @@ def test_tuspy_survives_a_line_that_breaks(user: User, monkeypatch: pytest.Monke
     """Every third request fails on its way; the client's own retries ask where to go on."""
     real, count = requests.sessions.Session.send, 0
 
-    def send(self: requests.Session, request: requests.PreparedRequest, **more: object) -> requests.Response:
+    def send(self: requests.Session, request: requests.PreparedRequest, **more: Any) -> requests.Response:
         nonlocal count
         count += 1
         if request.method == "PATCH" and count % 3 == 0:
             raise requests.exceptions.ConnectionError("the line broke")
-        return real(self, request, **more)  # type: ignore[arg-type]
+        return real(self, request, **more)
 
     monkeypatch.setattr(requests.sessions.Session, "send", send)
     uploader = tus_client(user, "/uploads").uploader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.kit.worker import PASSWORD, Answer, Worker, add_user, running_worker
 
@@ -15,7 +16,7 @@ def guess(worker: Worker, email: str, password: str = "wrong", address: str = ""
 
 
 def test_guesses_at_one_account_and_from_one_address_are_limited(conninfo: str, tmp_path: Path) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "login_failures_per_account_max": 3,
         "login_failures_per_address_max": 5,
         "trusted_proxies": ["127.0.0.1"],
