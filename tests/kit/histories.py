@@ -8,9 +8,10 @@ composed and decomposed accents), and there are few contents, so that equal file
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from coordinator.protocol.names import name_key
@@ -111,11 +112,45 @@ def _content(number: int) -> Content:
     return CONTENTS[number] if number < len(CONTENTS) else content(f"only {number}")
 
 
-class Side:
-    """One side's changes, in terms of its own nodes."""
+class Side(ABC):
+    """One side's changes, in terms of its own nodes and ids: `Any` here, exact in the two subclasses."""
 
     def __init__(self, trees: MemoryTrees) -> None:
         self.trees = trees
+
+    @abstractmethod
+    def nodes(self) -> list[Any]: ...
+
+    @abstractmethod
+    def make(self, parent_id: Any, name: str, what: Content | None) -> None: ...
+
+    @abstractmethod
+    def is_free(self, parent_id: Any, name: str, mover: Any) -> bool: ...
+
+    @abstractmethod
+    def holds(self, node: Any, other: Any) -> bool:
+        """Whether `other` is it or below it."""
+
+    @abstractmethod
+    def edit(self, node: Any, what: Content) -> None: ...
+
+    @abstractmethod
+    def drop(self, node: Any) -> None: ...
+
+    @abstractmethod
+    def place(self, node: Any, parent_id: Any, name: str) -> None: ...
+
+    @abstractmethod
+    def above(self, node: Any) -> Any:
+        """Its folder, unless that is the root."""
+
+    @abstractmethod
+    def clear(self, parent_id: Any, keeper: Any) -> None:
+        """Drop what has the keeper's name in the folder."""
+
+    @abstractmethod
+    def hold(self, node: Any) -> None:
+        """Make it a node that the planner leaves alone."""
 
     def play(self, action: Action) -> None:
         nodes = [node for node in self.nodes() if node.parent_id is not None]
@@ -127,7 +162,7 @@ class Side:
         elif nodes:
             self._change(action, nodes[action.node % len(nodes)], folder, name, nodes)
 
-    def _change(self, action: Action, node, folder, name: str, nodes) -> None:  # type: ignore[no-untyped-def]
+    def _change(self, action: Action, node: Any, folder: Any, name: str, nodes: list[Any]) -> None:
         other = nodes[action.folder % len(nodes)]
         match action.what:
             case "edit" if node.kind is Kind.FILE:
@@ -159,21 +194,22 @@ class Side:
             case "hold":
                 self.hold(node)
 
-    def put_at(self, node, parent_id, name: str) -> None:  # type: ignore[no-untyped-def]
+    def put_at(self, node: Any, parent_id: Any, name: str) -> None:
         if not self.holds(node, parent_id) and self.is_free(parent_id, name, node.id):
             self.place(node, parent_id, name)
 
 
 def _respelled(name: str) -> str:
     """Another spelling of the same name: the accent composed or not, else the case."""
-    for form in ("NFC", "NFD"):
-        if (other := unicodedata.normalize(form, name)) != name:  # type: ignore[arg-type]
+    forms: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
+    for form in forms:
+        if (other := unicodedata.normalize(form, name)) != name:
             return other
     return name.swapcase()
 
 
 class RemoteSide(Side):
-    def nodes(self):  # type: ignore[no-untyped-def]
+    def nodes(self) -> list[RemoteNode]:
         return list(self.trees.remotes.values())
 
     def make(self, parent_id: RemoteId, name: str, what: Content | None) -> None:
@@ -216,7 +252,7 @@ class RemoteSide(Side):
 
 
 class LocalSide(Side):
-    def nodes(self):  # type: ignore[no-untyped-def]
+    def nodes(self) -> list[LocalNode]:
         return list(self.trees.locals.values())
 
     def make(self, parent_id: LocalId, name: str, what: Content | None) -> None:

@@ -45,6 +45,8 @@ class Task:
 
     __slots__ = ("ended", "greenlet", "machine", "name", "started", "waits", "woken")
 
+    greenlet: greenlet  # what runs it; set once it is made
+
     def __init__(self, name: str, machine: Machine) -> None:
         self.name = name
         self.machine = machine

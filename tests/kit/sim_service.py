@@ -475,6 +475,7 @@ class SimService:
 
     def changes(self, cursor: str | None, limit: int) -> types.ChangesAnswer:
         limit = min(limit, self.page_max)
+        listed: int | None
         if cursor is None or cursor == "empty":
             epoch, seq, listed = self.epoch, self.seq, 0
         else:
@@ -512,7 +513,7 @@ class SimService:
                 if above is node or (above.id > node_id and above.id not in told):
                     told.add(above.id)
                     op = "folder" if above.is_folder else "put"
-                    found.append(self._change(op, above, 0, None, None))  # type: ignore[arg-type]
+                    found.append(self._change(op, above, 0, None, None))
         return ids[-1] if len(ids) == limit else None
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -988,7 +989,7 @@ class Weather:
 
     def clear(self) -> None:
         """A perfect network from now on."""
-        self.__init__()  # type: ignore[misc]
+        vars(self).update(vars(Weather()))
 
 
 class SimConnection:

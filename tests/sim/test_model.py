@@ -7,6 +7,7 @@ fail. What the model does not know (folders, moves, lost databases) is left to t
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
@@ -46,7 +47,7 @@ class ModelWorld(World):
         for _ in range(self._tape.randrange(1, 4)):
             for node in range(NODES):
                 self._acting += 1
-                self.scheduler.spawn(self.outside, f"person{node}", lambda node=node: self._person(node))
+                self.scheduler.spawn(self.outside, f"person{node}", partial(self._person, node))
             self._acting += 1
             self.scheduler.spawn(self.outside, FATE, self._act(list(self.workload.steps), self._befall))
             self.scheduler.run(lambda: self._acting == 0, at_most_s=SETTLE_S)

@@ -10,7 +10,9 @@ from tests.kit.oracle import (
     ABSENT,
     HOLDFAST,
     PUBLISHED,
+    Observation,
     Oracle,
+    Read,
     Rules,
     Stabilize,
     State,
@@ -94,7 +96,7 @@ def test_equal_values_do_not_conflict() -> None:
 
 def test_a_value_that_was_on_its_way_may_arrive_after_the_next_write() -> None:
     """Node 0 sends "a", writes "b" meanwhile; node 1 sees the older value first although "b" was written before."""
-    history = [
+    history: list[Observation] = [
         Write(0, "z", ABSENT),
         all_see("z"),
         Write(0, "a", "z"),
@@ -232,9 +234,10 @@ def test_a_file_that_comes_back_after_all_have_seen_it_go_is_rejected(rules: Rul
 # --- random runs ------------------------------------------------------------------------------------------------
 
 
-def _run(tape: random.Random, rules: Rules, steps: int) -> list[object]:
+def _run(tape: random.Random, rules: Rules, steps: int) -> list[Observation]:
     """A history of the model itself."""
-    state, history, value = start(3), [], 0
+    state, value = start(3), 0
+    history: list[Observation] = []
     for _ in range(steps):
         for _ in range(tape.randrange(4)):
             if following := list(hidden_steps(state, rules)):
@@ -249,7 +252,7 @@ def _run(tape: random.Random, rules: Rules, steps: int) -> list[object]:
             after = before._replace(value=oracle_value, clean=False, got=start(1).nodes[0].got, got_fresh=False)
             state = state._replace(nodes=(*state.nodes[:node], after, *state.nodes[node + 1 :]))
         elif kind < 0.9:
-            history.append(("read", node, state.nodes[node].value))
+            history.append(Read(node, state.nodes[node].value))
         else:
             state = _settle(state, rules, tape)
             history.append(
@@ -269,27 +272,16 @@ def _settle(state: State, rules: Rules, tape: random.Random) -> State:
     return state._replace(nodes=tuple(nodes))
 
 
-def _feed(oracle: Oracle, history: list[object]) -> None:
-    for seen in history:
-        if isinstance(seen, Write):
-            oracle.write(*seen)
-        elif isinstance(seen, Stabilize):
-            oracle.stabilize(*seen)
-        else:
-            assert isinstance(seen, tuple)
-            oracle.read(seen[1], seen[2])
-
-
 @BOTH
 @pytest.mark.parametrize("seed", range(150))
 def test_every_run_of_the_model_is_accepted(rules: Rules, seed: int) -> None:
-    _feed(Oracle(3, rules), _run(random.Random(seed), rules, steps=8))
+    replay(3, _run(random.Random(seed), rules, steps=8), rules)
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_what_the_published_rules_allow_the_slower_ones_allow_too(seed: int) -> None:
     history = _run(random.Random(seed), PUBLISHED, steps=8)
-    _feed(Oracle(3, Rules(in_flight=True)), history)
+    replay(3, history, Rules(in_flight=True))
 
 
 @BOTH
@@ -307,7 +299,7 @@ def test_a_value_missing_at_the_end_is_noticed(rules: Rules, seed: int) -> None:
     lost = tape.choice(kept)
     history[-1] = Stabilize(end.values, (end.conflicts[0] - {lost},) * 3)
     with pytest.raises(Unexplained):
-        _feed(Oracle(3, rules), history)
+        replay(3, history, rules)
 
 
 def test_closing_is_idempotent() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
-from tests.kit.scheduler import Crashed, Scheduler, Signal, SimClock, Stuck
+from tests.kit.scheduler import Crashed, Machine, Scheduler, Signal, SimClock, Stuck
 
 
 def _letters(seed: int) -> str:
@@ -21,7 +22,7 @@ def _letters(seed: int) -> str:
             said.append(letter)
 
     for letter in "abc":
-        scheduler.spawn(machine, letter, lambda letter=letter: speak(letter))
+        scheduler.spawn(machine, letter, partial(speak, letter))
     assert scheduler.run()
     return "".join(said)
 
@@ -89,10 +90,10 @@ def test_a_crash_stops_a_machine_where_it_stands_and_no_cleaning_up_happens_afte
                 scheduler.pause("cleaning up")
                 done.append("cleaned up")
 
-        def fate(scheduler: Scheduler = scheduler, doomed: object = doomed) -> None:
+        def fate(scheduler: Scheduler = scheduler, doomed: Machine = doomed) -> None:
             for _ in range(5):
                 scheduler.pause("wait")
-            scheduler.crash(doomed)  # type: ignore[arg-type]
+            scheduler.crash(doomed)
 
         scheduler.spawn(doomed, "one", work)
         scheduler.spawn(doomed, "two", work)
