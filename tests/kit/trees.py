@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from client.sync.tree import (
     Content,
@@ -116,7 +117,7 @@ class MemoryTrees:
     def _differs_locally(self, node_id: LocalId) -> bool:
         local, pair = self.locals.get(node_id), self.synced_local(node_id)
         if local is None or pair is None:
-            return local is not pair
+            return local is not None or pair is not None
         above = self.pairs.get(pair.parent_id) if pair.parent_id is not None else None
         return (local.parent_id, local.name, local.kind, local.content) != (
             *(above.local_id if above else None, pair.name, pair.kind, pair.content),
@@ -175,14 +176,14 @@ class MemoryTrees:
         return {self.local_path(node.id): node.content for node in self.locals.values()}
 
 
-def _path(nodes: dict[RemoteId, RemoteNode] | dict[LocalId, LocalNode], node_id: int) -> tuple[str, ...]:
+def _path(nodes: dict[Any, RemoteNode] | dict[Any, LocalNode], node_id: RemoteId | LocalId) -> tuple[str, ...]:
     """Raises AssertionError where there is an orphan or a circle."""
     names: list[str] = []
-    at = nodes.get(node_id)  # type: ignore[arg-type]  # the id belongs to these nodes
+    at = nodes.get(node_id)
     while at is not None and at.parent_id is not None:
         names.append(at.name)
         assert len(names) <= len(nodes), "a circle"
-        at = nodes.get(at.parent_id)  # type: ignore[arg-type]
+        at = nodes.get(at.parent_id)
     assert at is not None, "an orphan"
     return tuple(reversed(names))
 
@@ -232,6 +233,8 @@ def _carry_out(trees: MemoryTrees, operation: Operation, seen: MemoryTrees) -> b
                 return False
             trees.drop_pair(pair.id)
             return True
+        case _:
+            raise AssertionError(operation)
 
 
 def _make_remote(trees: MemoryTrees, local: LocalNode, parent_id: RemoteId, name: str) -> bool:
@@ -334,8 +337,8 @@ def _record(trees: MemoryTrees, pair: SyncedNode) -> bool:
     return trees.pairs[pair.id] == pair
 
 
-def _is_there(nodes: dict[RemoteId, RemoteNode] | dict[LocalId, LocalNode], node: RemoteNode | LocalNode) -> bool:
-    return nodes.get(node.id) == node  # type: ignore[arg-type]  # the id belongs to these nodes
+def _is_there(nodes: dict[Any, RemoteNode] | dict[Any, LocalNode], node: RemoteNode | LocalNode) -> bool:
+    return nodes.get(node.id) == node
 
 
 def _takes_remote(trees: MemoryTrees, parent_id: RemoteId, name: str, mover: RemoteId | None = None) -> bool:

@@ -331,7 +331,7 @@ def empty_database() -> bytes:
 class Climate:
     """How rough the world is, drawn from the schedule's tape."""
 
-    weather: dict[str, float]
+    weather: dict[str, Any]  # fields of Weather
     loose: float
     page_max: int
     deletes_max: int
