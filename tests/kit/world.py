@@ -569,7 +569,7 @@ class Client:
 
     def asks(self) -> bool:
         """Whether it waits for a yes to many deletes."""
-        return self.engine is not None and self.engine._deletes_held is not None and self.engine._is_quiet()
+        return self.engine is not None and self.engine.asks_for_yes()
 
     def has_unread(self) -> bool:
         assert self._store is not None
@@ -578,8 +578,7 @@ class Client:
     def _in_the_way(self) -> list[Path]:
         """Where something that is not synced stands in the way of what is."""
         assert self.engine is not None
-        stuck = self.engine._stuck.values()
-        return [tuple(path.split("/")) for one, path in stuck if one.code == "in_the_way"]
+        return [tuple(one.path.split("/")) for one in self.engine.troubles if one.stuck.code == "in_the_way"]
 
     def state(self) -> str:
         if self.engine is None:

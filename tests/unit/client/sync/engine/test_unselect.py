@@ -6,7 +6,7 @@ import pytest
 
 from client.sync.engine.unselect import take_up
 from client.sync.local.selection import Selection
-from tests.unit.client.sync.engine.test_loop import Rig
+from tests.kit.engine_rig import Rig
 
 
 @pytest.fixture
