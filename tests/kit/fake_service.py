@@ -359,7 +359,7 @@ class FakeService:
         wanted = request.query.get("Range")
         if wanted is None:
             return 200, {"ETag": f'"{version.content_hash}"'}, plain
-        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted).groups()  # type: ignore[union-attr]
+        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted).groups()  # type: ignore[union-attr]  # our client's ranges match
         start = int(first) if first else max(0, len(plain) - int(last))
         stop = min(len(plain), int(last) + 1) if first and last else len(plain)
         if start >= len(plain):
@@ -497,9 +497,10 @@ class FakeService:
         try:
             node = self.tree.find(path)
         except errors.NotFound:
-            node = next((row[1] for row in self.tree.trash if row[0] == path), None)  # type: ignore[assignment]
-            if node is None:
+            trashed = [row[1] for row in self.tree.trash if row[0] == path]
+            if not trashed:
                 raise
+            node = trashed[0]
         if node.is_folder:
             raise errors.IsAFolder
         return node

@@ -36,7 +36,7 @@ class Rig:
         )
         clock = SimpleNamespace(monotonic=lambda: self.at, now=lambda: self.at)
         workers = SimpleNamespace(submit=lambda job, done: done(run(job)))
-        self.check = IdleCheck(engine, self.compare, workers, clock)  # type: ignore[arg-type]
+        self.check = IdleCheck(engine, self.compare, workers, clock)  # type: ignore[arg-type]  # only what it asks of them
 
     def compare(self) -> Checked:
         found = self.finds.pop(0)

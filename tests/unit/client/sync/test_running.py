@@ -56,7 +56,7 @@ class Rig:
         folder = register(self.path, "/", self.account, None)
         api = SimpleNamespace(find=lambda path: SimpleNamespace(id=ROOT, kind=Kind.FOLDER))
         client = Running(
-            *(folder, self.account, api, Options(once=True)),  # type: ignore[arg-type]
+            *(folder, self.account, api, Options(once=True)),  # type: ignore[arg-type]  # an Api that only finds
             on_conflict=lambda path, copy: None,
             on_status=lambda status: None,
         )

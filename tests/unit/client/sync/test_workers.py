@@ -57,7 +57,7 @@ def test_a_job_does_not_wait_behind_one_that_a_thread_has_just_taken() -> None:
     do(workers, lambda: None)
     wait_until_idle(workers)
     slow = SlowQueue(workers._jobs)
-    workers._jobs = slow  # type: ignore[assignment]
+    workers._jobs = slow  # type: ignore[assignment]  # the same queue, slower
     slow.go_on.set()
     do(workers, lambda: None)  # the thread comes back to the slow queue and is idle there
     wait_until_idle(workers)

@@ -90,7 +90,7 @@ def change(op: str, about: Metadata) -> Change:
     return Change(
         seq=1,
         namespace_id=1,
-        op=op,  # type: ignore[arg-type]
+        op=op,  # type: ignore[arg-type]  # one of Change's words; cases give plain strings
         id=about.id,
         parent_id=about.parent_id,
         name=about.path.rpartition("/")[2],
@@ -110,7 +110,7 @@ class Rig:
         self.service, self.store, self.jobs = Told(), Store(None), Jobs()
         self.remote = RemoteSide(self.store, Selection(), 1)
         self.feed = Feed(
-            *(self.remote, self.service, self.jobs, Clock(), random.Random(1), "/docs"),  # type: ignore[arg-type]
+            *(self.remote, self.service, self.jobs, Clock(), random.Random(1), "/docs"),  # type: ignore[arg-type]  # fakes of the service and the workers
             follow=False,
             on_change=lambda: None,
         )

@@ -47,7 +47,7 @@ def told(op: str, node: int, path: str, parent: int | None = ROOT, text: str | N
     return Change(
         seq=1,
         namespace_id=1,
-        op=op,  # type: ignore[arg-type]
+        op=op,  # type: ignore[arg-type]  # one of Change's words; cases give plain strings
         id=node,
         parent_id=parent,
         name=path.rpartition("/")[2],

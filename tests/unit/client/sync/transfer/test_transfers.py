@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 from dataclasses import dataclass, replace
 
 import pytest
@@ -40,11 +41,11 @@ class Line(SimConnection):
         self.log: list[str] = []
         self.on_call: Callable[[str, str], None] = lambda method, path: None
 
-    def call(self, method: str, path: str, **details: object) -> Answer:
+    def call(self, method: str, path: str, **details: Any) -> Answer:
         self.on_call(method, path)
         self.log.append(f"{method} {path.removeprefix('/api/v1').split('?')[0]}")
-        answer = super().call(method, path, **details)  # type: ignore[arg-type]  # passed on as they came
-        self.up += len(details.get("body") or b"")  # type: ignore[arg-type]
+        answer = super().call(method, path, **details)
+        self.up += len(details.get("body") or b"")
         self.down += len(answer.body)
         return answer
 
