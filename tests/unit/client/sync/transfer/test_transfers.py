@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
