@@ -67,7 +67,7 @@ class Troubled:
     def __init__(self, api: Any) -> None:
         self._api = api
         self.fails: dict[str, Exception] = {}
-        self.after: dict[str, Callable[[], None]] = {}
+        self.after: dict[str, Callable[[], object]] = {}
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -105,15 +105,15 @@ class Rig:
         self.selection = Selection()  # what the ignore file says when it is read the next time
         reader = Reader(self.store)
         remote = RemoteSide(self.store, Selection(), 1)
-        self.feed = Feed(remote, self.api, self.workers, self.clock, self.tape, "/", False, lambda: None)  # type: ignore[arg-type]
+        self.feed = Feed(remote, self.api, self.workers, self.clock, self.tape, "/", False, lambda: None)
         self.local = Disk(
-            *(self.fs, self.store, reader, self.workers, self.clock, self.tape, Selection(), set()),  # type: ignore[arg-type]
+            *(self.fs, self.store, reader, self.workers, self.clock, self.tape, Selection(), set()),
             on_change=lambda: None,
             pause=self.pause,
         )
         tools = Tools(
             fs=self.fs,
-            service=self.api,  # type: ignore[arg-type]
+            service=self.api,
             known=reader,
             parallel=OneByOne(),
             up=RateLimit(None, self.clock, self.pause),
@@ -125,7 +125,7 @@ class Rig:
             store=self.store,
             reader=reader,
             fs=self.fs,
-            service=self.api,  # type: ignore[arg-type]
+            service=self.api,
             carrier=Transfers(tools, self.clock),
             workers=self.workers,
             clock=self.clock,

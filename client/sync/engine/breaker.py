@@ -58,10 +58,7 @@ class DeleteBreaker:
         total = self.store.counts().synced + done
         breaker = Breaker(files_synced=total, count_max=self.count_max, share_max=self.share_max)
         if breaker.trips(DeletionCount(wanted + done)):
-            self.held = (
-                f"This would delete {wanted} of {total} files. If that is meant, run this again with --allow-deletes;"
-                " if not, put the files back."
-            )
+            self.held = _ask(wanted, done, total)
 
     def check_again(self) -> None:
         """The same in the midst of a plan, which may be a long one and plans what has gone since it began as well."""
@@ -84,3 +81,11 @@ class DeleteBreaker:
     def _gone_seen(self) -> tuple[int, int]:
         """Changes whenever something turned out to be gone on one of the sides."""
         return self.disk.gone_seen, self.remote.gone_seen
+
+
+def _ask(wanted: int, done: int, total: int) -> str:
+    if done:
+        what = f"Of {total} files {done} were deleted in the last minute, and this would delete {wanted} more."
+    else:
+        what = f"This would delete {wanted} of {total} files."
+    return f"{what} If that is meant, run this again with --allow-deletes; if not, put the files back."

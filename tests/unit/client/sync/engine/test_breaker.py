@@ -53,3 +53,20 @@ def test_deletes_that_turn_up_while_a_long_plan_is_carried_out_wait_for_a_yes_to
     rig.run(rig.engine.is_waiting, steps=20_000)
     assert len(rig.remote()) == 200
     assert rig.engine.status().state is State.BLOCKED
+
+
+def test_deletes_of_the_last_minute_count_and_are_told(rig: Rig) -> None:
+    for number in range(90):
+        rig.write(f"f{number}", b"%d" % number)
+    rig.run()
+    for number in range(40):
+        rig.disk.user.delete((f"f{number}",))
+    rig.settle()
+    for number in range(40, 70):
+        rig.disk.user.delete((f"f{number}",))
+    rig.look()
+    rig.run(rig.engine.is_waiting)
+    assert (rig.engine.status().reason or "").startswith(
+        "Of 90 files 40 were deleted in the last minute, and this would delete 30 more. If that is meant,"
+    )
+    assert len(rig.remote()) == 50
