@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NewType, Protocol
+from typing import Final, NewType, Protocol
 
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
+
+KEPT: Final = "it was deleted in the service and is kept here because of files that are not synced"
 
 RemoteId = NewType("RemoteId", int)
 LocalId = NewType("LocalId", int)
@@ -62,7 +64,7 @@ class Stamp:
 @dataclass(frozen=True, slots=True)
 class LocalNode:
     """`content` is None for a folder. `problem` says why the file cannot be synced now (the sentence's end): the
-    planner leaves such a node alone."""
+    planner leaves such a node alone, but for a folder that is only KEPT, which makes way."""
 
     id: LocalId
     parent_id: LocalId | None  # None: the synced root
@@ -75,6 +77,11 @@ class LocalNode:
     @property
     def key(self) -> str:
         return name_key(self.name)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is a folder that is here only for what is not synced in it."""
+        return self.problem is not None and self.problem.startswith(KEPT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def build(history: History) -> MemoryTrees:
 def mark_same_names(trees: MemoryTrees) -> None:
     """As the scan does: of several names that are one to the service, the first is synced."""
     for node in list(trees.locals.values()):
-        if node.parent_id is None or node.problem == UNREADABLE:
+        if node.parent_id is None or node.problem == UNREADABLE or node.is_kept:
             continue
         first = trees.local_named(node.parent_id, node.key)[0]
         trees.put_local(replace(node, problem=None if first.id == node.id else SAME_NAME))

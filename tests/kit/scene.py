@@ -14,7 +14,7 @@ from random import Random
 
 from client.sync.planner.conflicts import Naming
 from client.sync.planner.plan import NOTHING, Busy, plan
-from client.sync.tree import LocalId, LocalNode, Operation, RemoteId, RemoteNode
+from client.sync.tree import KEPT, DeleteLocal, LocalId, LocalNode, Operation, RemoteId, RemoteNode
 from coordinator.protocol.types import Kind
 from tests.kit.histories import mark_same_names
 from tests.kit.trees import STAMP, MemoryTrees, apply, content
@@ -59,6 +59,16 @@ class Scene:
             done += [operation for operation in planned if apply(self.trees, operation)]
             mark_same_names(self.trees)
         raise AssertionError(f"no end: {self.plan()}")
+
+    def settle_until_kept(self, path: str) -> None:
+        """As `settle`, where the folder at `path` on disk holds something that is not synced."""
+        kept = self.local.at(path).id
+        while operations := [one for one in self.plan() if not (isinstance(one, DeleteLocal) and one.local.id == kept)]:
+            assert any(apply(self.trees, operation) for operation in operations)
+        pair = self.trees.synced_local(kept)
+        assert pair is not None
+        self.trees.drop_pair(pair.id)
+        self.local.hold(path, KEPT)
 
     def tree(self) -> dict[str, str | None]:
         """What both sides now have."""

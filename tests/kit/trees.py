@@ -295,11 +295,15 @@ def _make_local(trees: MemoryTrees, remote: RemoteNode, parent_id: LocalId, name
 def _replace_local(trees: MemoryTrees, remote: RemoteNode, old: LocalNode, seen: MemoryTrees) -> bool:
     if not _is_there(trees.remotes, remote) or not _is_there(trees.locals, old):
         return False
-    pair = trees.pairs[remote.id]
+    pair = trees.pairs.get(remote.id)
     kept = any(node.content == old.content for node in seen.remotes.values())
-    assert old.content == pair.content or kept, f"{old} would be overwritten with an edit in it"
-    trees.put_local(replace(old, content=remote.content))
-    trees.pairs[remote.id] = replace(pair, version=remote.version, content=remote.content)
+    agreed = pair is not None and old.content == pair.content
+    assert agreed or kept, f"{old} would be overwritten with an edit in it"
+    placed = trees.put_local(replace(old, content=remote.content))
+    if pair is None:
+        trees.put_pair(remote, placed)
+    else:
+        trees.pairs[remote.id] = replace(pair, version=remote.version, content=remote.content)
     return True
 
 
@@ -333,7 +337,7 @@ def _record(trees: MemoryTrees, pair: SyncedNode) -> bool:
     folder = trees.pairs.get(pair.parent_id) if pair.parent_id is not None else None
     if folder is None or (folder.local_id, pair.name, pair.content) != (local.parent_id, local.name, local.content):
         return False
-    trees.put_pair(remote, local)
+    trees.put_pair(remote, trees.put_local(replace(local, problem=None)))
     return trees.pairs[pair.id] == pair
 
 

@@ -80,6 +80,7 @@ class _Fate(Enum):
     LEAVES = auto()  # the service has it elsewhere
     STAYS = auto()
     UNKNOWN = auto()  # it cannot be synced now
+    KEPT = auto()  # it stays for what is not synced in it, and so does the folder: the disk will tell
 
 
 class Decider:
@@ -100,6 +101,8 @@ class Decider:
                 return self._gone_remotely(synced, local)
             case Node(SyncedNode() as synced, RemoteNode(skipped=True), _):
                 return Forget(synced)
+            case Node(None, None, LocalNode(is_kept=True) as local):
+                return self._kept_here(local)
             case Node(_, RemoteNode(skipped=True), _) | Node(_, _, LocalNode(problem=str())) | Node(None, None, None):
                 return None
             case Node(None, None, LocalNode() as local):
@@ -140,11 +143,22 @@ class Decider:
             return MakeRemoteFolder(local, parent_id)
         return Upload(local, parent_id, local.name, base=None)
 
+    def _kept_here(self, local: LocalNode) -> Decision:
+        """A folder that was deleted in the service stays unknown there. What has its name by now is met all the same: a
+        folder takes it in, a file gets the name."""
+        parent_id = self.merge.remote_folder(local.parent_id)
+        taken = None if parent_id is None else self.trees.remote_child(parent_id, local.key)
+        return None if taken is None or taken.skipped else self._meet(local, taken)
+
     def _meet(self, local: LocalNode, remote: RemoteNode) -> Decision:
         """A local node without a pair finds its name taken on the service."""
+        assert local.parent_id is not None
         other = self.merge.of_remote(remote.id)
-        equal = local.kind is remote.kind and local.content == remote.content
-        if other.synced is not None or remote.skipped or not equal:
+        if other.synced is not None or remote.skipped or local.kind is not remote.kind:
+            return self._give_way(local, local.name, other)
+        if local.content != remote.content:
+            if self._has_copy(local.content, remote):
+                return Download(remote, local.parent_id, local.name, replaces=local)
             return self._give_way(local, local.name, other)
         if local.name == remote.name:
             return Record(_pair(remote, local))
@@ -170,7 +184,7 @@ class Decider:
         if _Fate.LEAVES in children:
             keep = partial(self._forget, synced, None, local)
             return Wait(children[_Fate.LEAVES], keep, Cost.DELETE_UNDONE)
-        return None if _Fate.UNKNOWN in children else DeleteLocal(local)
+        return Wait(children[_Fate.UNKNOWN]) if _Fate.UNKNOWN in children else DeleteLocal(local)
 
     def _gone_locally(self, synced: SyncedNode, remote: RemoteNode) -> Decision:
         if self.merge.kept_remotely(synced, remote):
@@ -378,7 +392,7 @@ class Decider:
 
 def _fate(child: Node) -> _Fate:
     if child.local is not None and child.local.problem is not None:
-        return _Fate.UNKNOWN
+        return _Fate.KEPT if child.synced is None and child.local.is_kept else _Fate.UNKNOWN
     if child.synced is None:
         return _Fate.STAYS
     if child.remote is None or child.remote.skipped:

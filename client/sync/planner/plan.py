@@ -54,6 +54,7 @@ __all__ = [
     "DeletionCount",
     "count_deletions",
     "count_planned_deletions",
+    "held",
     "held_by_names",
     "operations",
     "plan",
@@ -133,6 +134,23 @@ def operations(trees: Trees, naming: Naming, busy: Busy = NOTHING) -> Iterator[O
                 continue
             given.add(name)
         yield decision
+
+
+def held(trees: Trees, naming: Naming) -> Iterator[tuple[Node, Node]]:
+    """What differs and waits, each with what it waits for in the end: something that is not synced here, or cannot be
+    now. Nothing goes on by itself there, so a person is to be told."""
+    decider = Decider(Merge(trees, naming), NOTHING)
+    told: set[Key] = set()
+    for node in _dirty(decider.merge):
+        if node.key in told:
+            continue
+        told.add(node.key)
+        end, passed = node, {node.key}
+        while isinstance(decision := decider.decide(end), Wait) and decision.on.key not in passed:
+            end = decision.on
+            passed.add(end.key)
+        if end is not node and decision is None:
+            yield node, end
 
 
 def held_by_names(trees: Trees, naming: Naming) -> Iterator[tuple[LocalNode, RemoteNode]]:

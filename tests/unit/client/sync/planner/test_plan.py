@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from client.sync.planner.conflicts import Naming, is_own_temporary, temporary
+from client.sync.planner.merge import Node
 from client.sync.planner.plan import (
     Breaker,
     Busy,
     DeletionCount,
     count_deletions,
     count_planned_deletions,
+    held,
     held_by_names,
     operations,
     plan,
@@ -536,6 +538,16 @@ def test_what_is_not_selected_any_more_is_forgotten_and_stays_on_both_sides() ->
     assert scene.remote.tree() == scene.local.tree() == {"d": None, "d/a": "x"}
 
 
+def test_a_file_without_a_pair_whose_content_is_a_copy_already_makes_no_other_copy() -> None:
+    """After the cursor was lost, each device meets its old state of a file as new: one of them has made a copy."""
+    scene = Scene()
+    scene.local.make("a.txt", "old")
+    scene.remote.make("a.txt", "new")
+    scene.remote.make("a (Bob's conflicted copy 2026-11-22).txt", "old")
+    scene.settle()
+    assert scene.tree() == {"a.txt": "new", "a (Bob's conflicted copy 2026-11-22).txt": "old"}
+
+
 def test_a_new_file_with_the_name_of_something_not_selected_stays_and_is_told() -> None:
     scene = Scene()
     scene.remote.make("photos")
@@ -544,6 +556,81 @@ def test_a_new_file_with_the_name_of_something_not_selected_stays_and_is_told() 
     scene.local.make("photos/a", "x")
     assert scene.settle() == []
     assert list(held_by_names(scene.trees, NAMING)) == [(scene.local.at("photos"), scene.remote.at("photos"))]
+    assert waiting(scene) == {"photos": "photos", "photos/a": "photos"}
+
+
+def waiting(scene: Scene) -> dict[str, str]:
+    """What waits, and for what, by path."""
+    return {_path(scene, node): _path(scene, end) for node, end in held(scene.trees, NAMING)}
+
+
+def _path(scene: Scene, node: Node) -> str:
+    if node.local is not None:
+        return "/".join(scene.trees.local_path(node.local.id))
+    assert node.remote is not None
+    return "/".join(scene.trees.remote_path(node.remote.id))
+
+
+def test_a_folder_whose_content_went_where_it_cannot_be_synced_waits_and_is_told() -> None:
+    """Its folder `a` was moved into its own subfolder `D`, which now clashes with another name."""
+    scene = Scene("d/", "a/", "a/D/", "a/docs/")
+    scene.local.move("a/D", "D")
+    scene.local.hold("D", "its name differs from that of 'd' only in case or Unicode form")
+    scene.local.delete("a")
+    assert scene.settle() == []
+    assert waiting(scene) == {"a": "D", "a/docs": "D"}
+
+
+# --- folders that are kept for what is not synced in them -----------------------------------------------------------
+
+
+def kept_folder(*paths: str) -> Scene:
+    """`docs`, which was deleted in the service and holds something that is not synced."""
+    scene = Scene("docs/", *paths)
+    scene.remote.delete("docs")
+    scene.settle_until_kept("docs")
+    return scene
+
+
+def test_a_folder_that_is_kept_stays_unknown_to_the_service() -> None:
+    scene = kept_folder()
+    assert scene.settle() == []
+    assert scene.remote.tree() == {}
+    assert waiting(scene) == {}
+
+
+def test_a_folder_that_is_kept_becomes_the_new_one_of_its_name() -> None:
+    scene = kept_folder()
+    scene.remote.make("docs")
+    scene.remote.make("docs/new", "x")
+    assert kinds(scene.settle()) == ["Download", "Record"]
+
+
+def test_a_folder_that_is_kept_makes_way_for_a_file_of_its_name() -> None:
+    scene = kept_folder()
+    scene.remote.make("docs", "x")
+    scene.settle()
+    assert scene.local.tree() == {"docs": "x", "docs (Ann on laptop's conflicted copy 2026-11-22)": None}
+    assert scene.remote.tree() == {"docs": "x"}
+
+
+def test_a_folder_around_a_kept_one_is_kept_as_well() -> None:
+    """The disk tells it: the planner only has to try."""
+    scene = Scene("a/", "a/docs/")
+    scene.remote.delete("a")
+    scene.settle_until_kept("a/docs")
+    assert kinds(scene.plan()) == ["DeleteLocal"]
+
+
+def test_a_folder_around_an_unreadable_file_waits() -> None:
+    scene = Scene("a/", "a/b=x")
+    scene.local.hold("a/b")
+    scene.remote.delete("a")
+    assert scene.settle() == []
+    assert waiting(scene) == {"a": "a/b"}
+
+
+# --- problems -------------------------------------------------------------------------------------------------------
 
 
 def test_a_problem_keeps_a_file_from_both_directions() -> None:
