@@ -100,7 +100,9 @@ class Appliance:
         """Start, call `on_ready`, run until a signal asks to stop, stop all. Raises StartFailed."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._ask_to_stop)
+            # `nohup holdfast up` ignores SIGHUP from its start on, and stays when its terminal goes.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._ask_to_stop)
         try:
             self._layout = await self._until_stop(self._start.run())
             if self._layout is not None:

@@ -19,7 +19,7 @@ from client.retry import RetryPolicy
 from coordinator.protocol import errors, types
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.cluster import child_environment, wait_until
-from tests.kit.commands import Device, sigint_for_children
+from tests.kit.commands import Device, signals_for_children
 from tests.kit.fake_service import EMAIL, PASSWORD, Cut, FakeService, Request
 
 
@@ -407,7 +407,7 @@ def interrupt(device: Device, args: list[str], ready: Callable[[], bool], how: s
     """
     environment = child_environment(HOLDFAST_HOME=str(device.home))
     command = [sys.executable, "-m", "client", *args]
-    with sigint_for_children(ignored=how is signal.SIGTERM):
+    with signals_for_children(signal.SIGINT, ignored=how is signal.SIGTERM):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         wait_until(ready, what="the transfers to be in the middle")

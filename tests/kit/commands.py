@@ -66,14 +66,15 @@ class Device:
 
 
 @contextlib.contextmanager
-def sigint_for_children(*, ignored: bool) -> Iterator[None]:
-    """What SIGINT does to processes that are started in this block: nothing, or what it does by default.
+def signals_for_children(*numbers: signal.Signals, ignored: bool) -> Iterator[None]:
+    """What these signals do to processes that are started in this block: nothing, or what they do by default.
 
-    Without this they inherit it, and a test run that a shell started in the background ignores it.
+    Without this they inherit it, and a test run that a shell started in the background ignores SIGINT.
     """
     # A program that is executed starts with the default in place of a handler of ours; SIG_IGN it keeps.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    before = {number: signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
