@@ -35,7 +35,8 @@ NO_STAMP: Final = Stamp(0, 0, 0, 0, 0)
 class Absorbed:
     """What a page brought that the trees do not tell.
 
-    `root_gone`: the synced folder was deleted in the service. `announced`: versions that are on their way.
+    `root_gone`: the synced folder was deleted in the service. `announced`: versions that are on their way, told where
+    the journal ends: until then the end of each of them may be in a later change.
     """
 
     root_gone: bool = False
@@ -51,7 +52,8 @@ class RemoteSide:
 
     `own_device_id`: versions that this device announces are none to wait for. `_places` remembers where folders are
     (their names from the root down) and whether they are left out; it is emptied whenever one changes. `_told` is at
-    which page (`tick`) the feed last told something about a node.
+    which page (`tick`) the feed last told something about a node. `_announced` are the announcements of the pages since
+    the feed was last at the journal's end.
     """
 
     def __init__(self, store: Store, selection: Selection, own_device_id: int | None = None) -> None:
@@ -63,6 +65,7 @@ class RemoteSide:
         self.listed_anew_at = 0  # the page since which older news and answers say nothing any more
         self.gone_seen = 0  # how often the feed told that something is not there any more
         self._told: dict[RemoteId, int] = {}
+        self._announced: list[PendingUpload] = []
         self._places: dict[RemoteId, tuple[tuple[str, ...] | None, bool]] = {}
 
     # --- where the feed stands ----------------------------------------------------------------------------------
@@ -149,7 +152,6 @@ class RemoteSide:
         store = self._store
         self._places.clear()
         self.tick += 1
-        announced: list[PendingUpload] = []
         root_gone = False
         try:
             with store.transaction():
@@ -158,7 +160,7 @@ class RemoteSide:
                     self._begin_listing()
                 self._listing = store.fact("listing") is not None
                 for change in page.changes:
-                    root_gone |= self._absorb_change(change, announced)
+                    root_gone |= self._absorb_change(change)
                 store.set_fact("cursor", page.cursor)
                 if not page.has_more and self._listing:
                     store.end_listing()
@@ -166,9 +168,15 @@ class RemoteSide:
         except Contradiction:
             self.relist()
             return Absorbed()
-        return Absorbed(root_gone, tuple(announced))
+        return Absorbed(root_gone, () if page.has_more else self._take_announced())
 
-    def _absorb_change(self, change: Change, announced: list[PendingUpload]) -> bool:
+    def _take_announced(self) -> tuple[PendingUpload, ...]:
+        """What was announced since the last time and has not ended yet."""
+        announced, self._announced = self._announced, []
+        pending = {row.upload_id for row in self._store.pending()} if announced else set()
+        return tuple(row for row in announced if row.upload_id in pending)
+
+    def _absorb_change(self, change: Change) -> bool:
         """Returns whether the synced folder itself has gone."""
         store = self._store
         self._told[RemoteId(change.id)] = self.tick
@@ -192,7 +200,7 @@ class RemoteSide:
             case "pending":
                 if (row := self._pending_of(change)) is not None:
                     store.put_pending(row)
-                    announced.append(row)
+                    self._announced.append(row)
             case "withdrawn":
                 if change.upload_id is not None:
                     store.drop_pending(change.upload_id)

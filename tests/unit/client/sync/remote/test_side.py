@@ -277,6 +277,26 @@ def test_announced_versions_of_others_are_kept_until_they_end(store: Store) -> N
     assert store.pending() == []
 
 
+def test_what_was_announced_and_has_ended_by_now_is_not_waited_for(store: Store) -> None:
+    """A device that was off fetches no old versions: what became of them is told in the same breath."""
+    side = side_of(store)
+    first = ChangesAnswer(
+        changes=[
+            told("pending", 10, "/a", text="one", device=2),
+            told("put", 10, "/a", text="one"),
+            told("delete", 10, "/a"),
+            told("pending", 11, "/b", text="two", device=2),
+            told("pending", 12, "/c", text="three", device=2),
+        ],
+        cursor="c",
+        has_more=True,
+    )
+    assert side.absorb(first).announced == ()
+    last = ChangesAnswer(changes=[told("withdrawn", 11, "/b")], cursor="d", has_more=False)
+    assert [row.remote_id for row in side.absorb(last).announced] == [12]
+    assert side.absorb(ChangesAnswer(changes=[], cursor="d", has_more=False)).announced == (), "only once"
+
+
 def sent(node: int, name: str, version: int, upload_id: str, device: int = 2) -> Change:
     change = told("put", node, f"/{name}", text="x", version=version, device=device)
     change.upload_id = upload_id
