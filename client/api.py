@@ -185,6 +185,17 @@ class Api:
                 return there
         return self._decode(answer.check(path), types.Metadata)
 
+    def mass_deletes(self) -> list[types.MassDelete]:
+        return self._get("/files/mass_deletes", {}, types.MassDeleteList).mass_deletes
+
+    def undelete(self, number: int) -> Iterator[int]:
+        """Bring back what a mass delete put into the trash, bit by bit; each time how many files and folders."""
+        has_more = True
+        while has_more:
+            answer = self._post("/files/undelete", types.UndeleteBody(id=number), types.Undeleted)
+            yield answer.restored
+            has_more = answer.has_more
+
     def trash(self) -> Iterator[types.TrashRow]:
         page: str | None = None
         while True:

@@ -35,6 +35,7 @@ OWN_COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "stat": ("client.cli.stat:stat", "Show what is known of a file or folder."),
     "history": ("client.cli.history:history", "List a file's versions."),
     "restore": ("client.cli.restore:restore", "Bring back an earlier version or a deleted file."),
+    "undelete": ("client.cli.undelete:undelete", "Undo a mass delete."),
     "trash": ("client.cli.trash:trash", "List what was deleted."),
     "sync": ("client.cli.sync_group:sync", "Keep a folder and the service the same."),
     "sync-status": ("client.cli.sync_status:sync_status", "Show what the synced folders are doing."),

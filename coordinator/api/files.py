@@ -16,7 +16,7 @@ from coordinator.api.base import ApiHandler, parse_upload_id
 from coordinator.api.errors import error_object
 from coordinator.api.render import metadata_body, trash_body, version_body
 from coordinator.api.routes import RouteSpec, operation
-from coordinator.metadata import blocks, commits, files, pending, trees, uploads
+from coordinator.metadata import blocks, commits, files, mass_deletes, pending, trees, uploads
 from coordinator.metadata.values import (
     AccountId,
     FileId,
@@ -49,17 +49,22 @@ from coordinator.protocol.types import (
     DeleteBody,
     Deleted,
     FolderPage,
+    MassDelete,
+    MassDeleteList,
     Metadata,
     MoveBody,
     RestoreBody,
     Role,
     Time,
     TrashList,
+    UndeleteBody,
+    Undeleted,
     VersionList,
 )
 
 # A commit's body holds a hash of 67 characters for every 4 MiB: 64 MiB describe four terabytes.
 _COMMIT_BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+UNDELETED_AT_ONCE: Final = 200
 
 _T = TypeVar("_T")
 
@@ -221,6 +226,46 @@ class RestoreHandler(FileHandler):
         body = self.body(RestoreBody)
         target = resolve(self.session, body.path, Role.EDITOR)
         self.answer_written(await self.services.db.run(trees.restore, self.session, target, body.version))
+
+
+class MassDeletesHandler(FileHandler):
+    @operation("Very many deletes in one go that were noticed", answer=MassDeleteList)
+    async def get(self) -> None:
+        rows = await self.services.db.run(mass_deletes.list_told, self.session)
+        self.answer(
+            MassDeleteList(
+                mass_deletes=[
+                    MassDelete(
+                        id=row.id,
+                        deleted_by=row.email,
+                        device=row.device,
+                        began_at=row.began_at,
+                        last_at=row.last_at,
+                        files=row.files,
+                        undone_at=row.undone_at,
+                    )
+                    for row in rows
+                ]
+            )
+        )
+
+
+class UndeleteHandler(FileHandler):
+    @operation("Bring back what a mass delete put into the trash", body=UndeleteBody, answer=Undeleted)
+    async def post(self) -> None:
+        body, db = self.body(UndeleteBody), self.services.db
+        found = await db.run(mass_deletes.list_deleted, self.session, body.id, UNDELETED_AT_ONCE + 1)
+        restored = 0
+        for file_id, path in found[:UNDELETED_AT_ONCE]:
+            target = resolve(self.session, path, Role.EDITOR)
+            written = await db.run(trees.undelete, self.session, target, file_id)
+            if written is not None:
+                restored += 1
+                self.publish([written.head])
+        has_more = len(found) > UNDELETED_AT_ONCE
+        if not has_more:
+            await db.run(mass_deletes.end, body.id)
+        self.answer(Undeleted(restored=restored, has_more=has_more))
 
 
 class AnnounceHandler(FileHandler):
@@ -389,4 +434,6 @@ ROUTES: Final = (
     RouteSpec("files.copy", "/api/v1/files/copy", CopyHandler),
     RouteSpec("files.delete", "/api/v1/files/delete", DeleteHandler),
     RouteSpec("files.restore", "/api/v1/files/restore", RestoreHandler),
+    RouteSpec("files.mass_deletes", "/api/v1/files/mass_deletes", MassDeletesHandler),
+    RouteSpec("files.undelete", "/api/v1/files/undelete", UndeleteHandler),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from coordinator.metadata import db, journal
+from coordinator.metadata import db, journal, mass_deletes
 from coordinator.metadata.arrays import Texts
 from coordinator.metadata.entries import ENTRY, check_walk, entry_of, full_path, keys_of
 from coordinator.metadata.values import ChangeOp, Entry, FileId, Head, Removed, Session, Target, Written
@@ -33,6 +33,7 @@ from coordinator.protocol.names import DEPTH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX
 from coordinator.protocol.types import Kind
 
 COPY_FILES_MAX: Final = 100_000
+RESTORED_NAMES_MAX: Final = 100
 
 
 @dataclass(slots=True)
@@ -353,16 +354,16 @@ def _clear_place(
     _trash(session, space, to, there)
 
 
-def _trash(session: Session, space: _Namespace, target: Target, place: _Place) -> int:
-    """Into the trash with everything below; how many entries became unreachable."""
-    count, _, size = _measure(target, place.id)
+def _trash(session: Session, space: _Namespace, target: Target, place: _Place) -> tuple[int, int]:
+    """Into the trash with everything below; how many entries, and how many files, became unreachable."""
+    count, files, size = _measure(target, place.id)
     _charge(space, -size)
     db.run(
         "UPDATE file SET deleted_at = clock_timestamp(), deleted_by = %s WHERE namespace_id = %s AND id = %s",
         (session.user_id, space.id, place.id),
     )
     _journal(space, ChangeOp.DELETE, place.id, place.path, session)
-    return count
+    return count, files
 
 
 # --- delete and restore -----------------------------------------------------------------------------------------
@@ -389,7 +390,8 @@ def delete(
         _check_base(entry, base_version)
         if unchanged_since is not None and journal.has_changed(target.namespace_id, place.id, unchanged_since):
             raise VersionConflict(current_version=entry.version or None, guard="unchanged_since")
-        count = _trash(session, space, target, place)
+        count, files = _trash(session, space, target, place)
+        mass_deletes.note(target.namespace_id, session, files)
         return Removed(count, space.head())
 
 
@@ -412,17 +414,58 @@ def restore(session: Session, target: Target, version: int | None = None) -> Wri
             raise NameTaken() if _has_trash(target) else NotFound(what="deleted file or folder")
         path = place.path
         if not place.live:
-            path = _undelete(session, space, target, place)
+            names = (*target.names[:-1], place.path.rpartition("/")[2])  # its own spelling of the name
+            path = _undelete(session, space, target, place, names)
         if version is not None:
             _restore_version(session, space, target, place.id, version)
             _journal(space, ChangeOp.PUT, place.id, path, session)
-        elif not place.is_folder:
-            _journal(space, ChangeOp.PUT, place.id, path, session)
         else:
-            (space.seq,) = db.one(
-                "SELECT journal_subtree(%s, %s, %s, %s, %s)", (space.id, place.id, path, space.seq, session.device_id)
-            )
+            _journal_tree(session, space, place, path)
         return Written(_entry(target, place.id, path), space.head())
+
+
+def undelete(session: Session, target: Target, file_id: FileId) -> Written | None:
+    """Take this file or folder of the target's namespace out of the trash, back into its folder wherever that is now
+    (made anew where it is gone), under another name where its own is taken. None: it does not lie in the trash any
+    more. Raises QuotaExceeded, BadPath, NotAFolder, NameTaken."""
+    with db.transaction():
+        space = _lock(target)
+        row = db.row(
+            """SELECT is_folder, name, path_of(namespace_id, parent_id) FROM file
+               WHERE namespace_id = %s AND id = %s AND deleted_at IS NOT NULL""",
+            (target.namespace_id, file_id),
+        )
+        if row is None:
+            return None
+        is_folder, name, above = row
+        names = _free_name(target, (*above.split("/")[1:], name))
+        place = _Place(file_id, len(names), is_folder, "", live=False)
+        path = _undelete(session, space, target, place, names)
+        _journal_tree(session, space, place, path)
+        return Written(_entry(target, file_id, path), space.head())
+
+
+def _free_name(target: Target, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The last one changed where it is taken. Raises NameTaken where the changed ones are as well."""
+    *above, name = names
+    stem, dot, suffix = name.rpartition(".") if "." in name.lstrip(".") else (name, "", "")
+    for number in range(RESTORED_NAMES_MAX):
+        mark = "" if number == 0 else f" (restored{'' if number == 1 else f' {number}'})"
+        room = NAME_BYTES_MAX - len(f"{mark}{dot}{suffix}".encode())
+        tried = (*above, f"{stem.encode()[:room].decode(errors='ignore')}{mark}{dot}{suffix}" if mark else name)
+        if _walk(target, tried).depth < len(tried):
+            return tried
+    raise NameTaken()
+
+
+def _journal_tree(session: Session, space: _Namespace, place: _Place, path: str) -> None:
+    """Everything that has just come back at `path`."""
+    if not place.is_folder:
+        _journal(space, ChangeOp.PUT, place.id, path, session)
+        return
+    (space.seq,) = db.one(
+        "SELECT journal_subtree(%s, %s, %s, %s, %s)", (space.id, place.id, path, space.seq, session.device_id)
+    )
 
 
 def _has_trash(target: Target) -> bool:
@@ -436,22 +479,23 @@ def _has_trash(target: Target) -> bool:
     return row is not None
 
 
-def _undelete(session: Session, space: _Namespace, target: Target, place: _Place) -> str:
-    """Take the entry out of the trash to where its path leads now; its path there. The caller journals it."""
-    parent = _walk(target, target.names[:-1])
-    _check_reach(space, place.id, place.is_folder, full_path(target.mount_path, "/" + "/".join(target.names)))
-    if parent.depth < len(target.names) - 1:
-        made = _make_folders(session, space, target, target.names[:-1])
+def _undelete(session: Session, space: _Namespace, target: Target, place: _Place, names: tuple[str, ...]) -> str:
+    """Take the entry out of the trash to where `names` lead now; its path there. The caller journals it."""
+    *above_names, name = names
+    parent = _walk(target, tuple(above_names))
+    _check_reach(space, place.id, place.is_folder, full_path(target.mount_path, "/" + "/".join(names)))
+    if parent.depth < len(above_names):
+        made = _make_folders(session, space, target, tuple(above_names))
         parent_id, above = made.entry.id, made.entry.path.removeprefix(target.mount_path)
     else:
         parent_id, above = parent.id, parent.path
     db.run(
-        "UPDATE file SET deleted_at = NULL, deleted_by = NULL, parent_id = %s WHERE namespace_id = %s AND id = %s",
-        (parent_id, space.id, place.id),
+        """UPDATE file SET deleted_at = NULL, deleted_by = NULL, parent_id = %s, name = %s, name_key = %s
+           WHERE namespace_id = %s AND id = %s""",
+        (parent_id, name, keys_of((name,))[0], space.id, place.id),
     )
     _, _, size = _measure(target, place.id)
     _charge(space, size)
-    (name,) = db.one("SELECT name FROM file WHERE namespace_id = %s AND id = %s", (space.id, place.id))
     return f"{above}/{name}"
 
 

@@ -248,6 +248,20 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
+class MassDelete:
+    """Very many files that one device deleted in one go; `undone_at` None: they were not brought back."""
+
+    id: int
+    namespace_id: NamespaceId
+    email: str
+    device: str
+    began_at: datetime
+    last_at: datetime
+    files: int
+    undone_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class CommitResults:
     """`results` in the order of the writes: the entry as it is now, or why it was refused. `heads` that moved."""
 

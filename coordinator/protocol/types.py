@@ -235,6 +235,38 @@ class Deleted(Answer):
     deleted: int
 
 
+class MassDelete(Answer):
+    """Very many files that one device deleted in one go. `undone_at` None: they were not brought back."""
+
+    id: int
+    deleted_by: str
+    device: str
+    began_at: datetime
+    last_at: datetime
+    files: int
+    undone_at: datetime | None
+
+
+class MassDeleteList(Answer):
+    """GET /files/mass_deletes: newest first"""
+
+    mass_deletes: list[MassDelete]
+
+
+class UndeleteBody(Body):
+    """POST /files/undelete: bring back what one mass delete has put into the trash, some of it in each call."""
+
+    id: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+
+
+class Undeleted(Answer):
+    """`restored` is how many files and folders (each with what is in it) this call has brought back, `has_more` whether
+    another call is needed."""
+
+    restored: int
+    has_more: bool
+
+
 class RestoreBody(Body):
     """POST /files/restore -> Metadata of the new current version; without `version` the newest one (an undelete)."""
 

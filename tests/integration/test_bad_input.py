@@ -250,6 +250,14 @@ def test_an_unknown_version_is_neither_read_nor_restored(user: User) -> None:
         check_refused(user.call("POST", "/files/restore", document={"path": "/stays"}), 404, "not_found")
 
 
+def test_an_unknown_mass_delete_is_not_undone(user: User) -> None:
+    with user.unchanged():
+        for number in (1, (1 << 63) - 1):
+            check_refused(user.call("POST", "/files/undelete", document={"id": number}), 404, "not_found")
+        for wrong in (0, -1, 1 << 63, "1", None):
+            check_refused(user.call("POST", "/files/undelete", document={"id": wrong}), 400, "bad_request")
+
+
 def test_a_wrong_base_version_overwrites_nothing(user: User) -> None:
     user.put_block(b"new")
     with user.unchanged():

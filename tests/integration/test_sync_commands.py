@@ -146,3 +146,21 @@ def test_folders_of_two_people_are_synced_on_one_computer_each_for_its_own(
     ann.run("logout", "--account", ben.email)
     assert "Log in again" in ann.run("sync", bens, "--once", expect=ExitCode.NOT_ALLOWED).stderr
     ann.once()
+
+
+def test_a_mass_delete_that_was_allowed_by_mistake_is_told_by_the_service_and_undone(
+    person: User, ann: Device, ben: Device
+) -> None:
+    for number in range(60):
+        ann.put(f"docs/{number % 7}/{number}", b"%d" % number)
+    ann.put("plan.txt", b"plan")
+    tree = settle(person, ann, ben)
+    shutil.rmtree(ann.root / "docs")
+    ann.once("--allow-deletes")
+    assert [note["kind"] for note in person.get("/notifications")["notifications"]] == ["mass_delete"]
+    [told] = ben.run("undelete", "--json").document["mass_deletes"]
+    assert (told["files"], told["device"], told["undone_at"]) == (60, "ann", None)
+    ben.run("undelete", str(told["id"]))
+    assert settle(person, ann, ben) == tree
+    assert ben.run("undelete", "--json").document["mass_deletes"][0]["undone_at"]
+    ben.run("undelete", str(told["id"] + 1), expect=ExitCode.NOT_FOUND)
