@@ -26,7 +26,7 @@ from client.errors import ExitCode, LocalTrouble, UsageProblem
 from client.fs.base import FileSystem
 from client.fs.base import Path as FsPath
 from client.fs.real import RealFileSystem
-from client.state import Account
+from client.state import Account, record_bug
 from client.sync.check import Checked, check
 from client.sync.desktop import Desktop
 from client.sync.engine.loop import Engine, Settings, State
@@ -51,17 +51,17 @@ from client.sync.planner.conflicts import who
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
 from client.sync.store.store import Reader, Store, open_store
+from client.sync.tidying import Tidying, chores
 from client.sync.transfer.contents import Tools
 from client.sync.transfer.jobs import Threads
 from client.sync.transfer.limits import RateLimit
 from client.sync.transfer.transfers import Transfers
-from client.sync.workers import Result, ThreadWorkers, Workers
+from client.sync.workers import ThreadWorkers
 from coordinator.protocol.types import Kind
 from node.base.clock import Clock, SystemClock
 
 RULES_BYTES_MAX: Final = 1 << 20
 RESCAN_S: Final = 900.0
-TIDY_S: Final = 3600.0  # a client may run for months, and what it replaces goes to the trash of the folder
 STATUS_S: Final = 0.5
 GIVE_UP_S: Final = 5.0  # how long `--once` waits for a service that does not answer
 LISTED_MAX: Final = 100
@@ -134,7 +134,7 @@ class Running:
                 return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid(), ended=True))
             engine = self._make_engine(fs, store, stack)
             stack.callback(self._transfers.close)
-            tidying = Tidying(partial(_tidy, fs, self._clock), self._workers, self._clock)
+            tidying = Tidying(engine, chores(fs, self._clock), self._workers, self._clock)
             idle = IdleCheck(engine, partial(self._compare, fs), self._workers, self._clock)
             self._loop(engine, idle, tidying)
             status = self._tell(engine, at_once=True)
@@ -274,6 +274,7 @@ class Running:
             watcher=self._watcher,
             load_rules=load_rules,
             on_conflict=self._note_conflict,
+            on_mistake=_record_mistake,
         )
 
     def _loop(self, engine: Engine, idle: IdleCheck, tidying: Tidying) -> None:
@@ -396,29 +397,6 @@ def _is_replaced(fs: FileSystem, store: Store) -> bool:
     return known is not None and known.stamp.inode not in (0, fs.stat(()).inode)  # 0: it was never looked at
 
 
-class Tidying:
-    """Empties the trash of what is too old or too much, at the start and now and then. Belongs to the control thread;
-    `tidy` runs in a worker."""
-
-    def __init__(self, tidy: Callable[[], None], workers: Workers, clock: Clock) -> None:
-        self._tidy, self._workers, self._clock = tidy, workers, clock
-        self._due: float | None = clock.monotonic()  # None while it is being done
-
-    def step(self) -> None:
-        if self._due is not None and self._clock.monotonic() >= self._due:
-            self._due = None
-            self._workers.submit(self._tidy, self._tidied)
-
-    def _tidied(self, result: Result[None]) -> None:
-        """What went wrong is tried again the next time: a disk in trouble is told by the engine."""
-        self._due = self._clock.monotonic() + TIDY_S
-
-
-def _tidy(fs: FileSystem, clock: Clock) -> None:
-    root.remove_old_parts(fs, clock)
-    root.empty_trash(fs, clock)
-
-
 @contextmanager
 def open_root(folder: Folder) -> Iterator[FileSystem]:
     """To look at, beside a client that may be running. Raises OSError."""
@@ -442,6 +420,11 @@ def _read_rules(fs: FileSystem) -> str:
             return ""
         raise LocalTrouble(path=IGNORE_FILE, reason=error.strerror or str(error)) from error
     return buffer[:size].decode("utf-8", "replace")
+
+
+def _record_mistake(error: Exception) -> None:
+    with suppress(OSError):  # the status tells it as well
+        record_bug(error)
 
 
 def _new_key() -> str:

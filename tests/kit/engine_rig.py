@@ -102,6 +102,7 @@ class Rig:
         self.workers = InOrder(self.clock)
         self.tape = random.Random(1)
         self.conflicts: list[tuple[str, str]] = []
+        self.mistakes: list[Exception] = []
         self.selection = Selection()  # what the ignore file says when it is read the next time
         reader = Reader(self.store)
         remote = RemoteSide(self.store, Selection(), 1)
@@ -136,6 +137,7 @@ class Rig:
             remote=remote,
             load_rules=lambda: self.selection,
             on_conflict=lambda path, copy: self.conflicts.append((path, copy)),
+            on_mistake=self.mistakes.append,
         )
 
     def pause(self, seconds: float) -> None:

@@ -108,6 +108,7 @@ class Engine:
     watcher: Watcher | None = None
     load_rules: Callable[[], Selection] | None = None
     on_conflict: Callable[[str, str], None] = lambda path, copy: None
+    on_mistake: Callable[[Exception], None] = lambda error: None
     _pass: Iterator[Operation] | None = None
     _pass_found: bool = False
     _pass_took_s: float = 0.0
@@ -171,6 +172,13 @@ class Engine:
         """Somebody says yes to all that is gone now."""
         self._breaker.allowed = True
         self.note_change()
+
+    def tell_mistake(self, path: str, error: Exception) -> None:
+        """A mistake of our own, in something that only saves time or space: syncing goes on."""
+        with self.store.transaction():
+            reason = f"a mistake in Holdfast itself ({type(error).__name__}: {error}); syncing goes on"
+            self.store.add_failure(self.clock.now(), path, reason)
+        self.on_mistake(error)
 
     def is_settled(self) -> bool:
         """Both sides agree, as far as anybody can know now."""
@@ -399,4 +407,9 @@ class Engine:
         for row in rows:
             path = None if row.parent_id is None else self.remote.child_path(row.parent_id, row.name)
             if path is not None:
-                self.workers.submit(partial(self.carrier.prefetch, row, path), lambda result: None)
+                self.workers.submit(partial(self.carrier.prefetch, row, path), partial(self._prefetched, row.name))
+
+    def _prefetched(self, name: str, result: Result[None]) -> None:
+        """It only saves time, so what it meets is left to the download to tell; but for mistakes of our own."""
+        if result.error is not None:
+            self.tell_mistake(name, result.error)

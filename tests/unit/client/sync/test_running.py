@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +12,9 @@ import pytest
 from client.fs.real import RealFileSystem
 from client.state import Account
 from client.sync.folders import register
-from client.sync.running import TIDY_S, Options, Running, Tidying
+from client.sync.running import Options, Running
 from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, Stamp, SyncedNode
-from client.sync.workers import run
 from coordinator.protocol.types import Kind
 from node.base.clock import SystemClock
 
@@ -101,20 +98,3 @@ def test_a_folder_from_an_older_backup_is_met_as_new(rig: Rig) -> None:
     marker.write_bytes(old)
     rig.claim()
     assert not rig.knows_pairs()
-
-
-def test_the_trash_is_looked_after_for_as_long_as_a_client_runs() -> None:
-    times = 0
-
-    def tidy() -> None:
-        nonlocal times
-        times += 1
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    clock = SimpleNamespace(at=0.0)
-    clock.monotonic = lambda: clock.at
-    workers = SimpleNamespace(submit=lambda job, done: done(run(job)))
-    tidying = Tidying(tidy, workers, clock)
-    for clock.at in (0.0, 1.0, TIDY_S + 2.0, TIDY_S + 3.0, 2 * TIDY_S + 4.0):
-        tidying.step()
-    assert times == 3

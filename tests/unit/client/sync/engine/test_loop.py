@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from client.errors import Unreachable
 from client.sync.engine.loop import State
+from client.sync.store.store import PendingUpload
+from client.sync.tree import Content, RemoteId
 from tests.kit.engine_rig import Rig
 
 
@@ -90,3 +94,18 @@ def test_a_step_does_not_wait_once_both_sides_agree(rig: Rig) -> None:
             assert rig.clock.at - before < 1000.0
             return
     raise AssertionError("never settled")
+
+
+def test_a_mistake_in_a_prefetch_is_told_and_ends_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(row: PendingUpload, remote_path: str) -> None:
+        raise KeyError(remote_path)
+
+    rig.run()
+    monkeypatch.setattr(rig.engine.carrier, "prefetch", mistaken)
+    root = rig.store.remote_root
+    rig.feed.on_announced((PendingUpload("u", RemoteId(0), root, "large.bin", 1 << 30, Content(bytes(32)), 99),))
+    rig.settle()
+    assert [type(error) for error in rig.mistakes] == [KeyError]
+    (row,) = rig.store.failures()
+    assert row.path == "large.bin"
+    assert "mistake in Holdfast itself" in row.message
