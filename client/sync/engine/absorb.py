@@ -14,13 +14,14 @@ from client.sync.engine.apply import Gone, NotEmpty, Placed, Told
 from client.sync.engine.work import Work
 from client.sync.local.disk import SOURCE as SCANNING
 from client.sync.local.disk import Disk, shown
-from client.sync.local.scan import KEPT, DirtyFolder
+from client.sync.local.scan import DirtyFolder
 from client.sync.planner import conflicts
 from client.sync.planner.plan import Busy
 from client.sync.remote.side import RemoteSide
 from client.sync.store.store import Store
 from client.sync.transfer.contents import Fetched, Sent
 from client.sync.tree import (
+    KEPT,
     DeleteLocal,
     DeleteRemote,
     Download,

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from client.errors import sentence
-from client.fs.base import FileSystem
+from client.fs.base import FileSystem, Path
 from client.sync.engine.absorb import Absorber
 from client.sync.engine.apply import Gone, NotEmpty, Outcome, Placed, Stale, Told
 from client.sync.engine.breaker import DeleteBreaker
@@ -36,7 +36,8 @@ from client.sync.local.disk import Disk, shown
 from client.sync.local.scan import DirtyFolder, LocalTree
 from client.sync.local.selection import Selection
 from client.sync.planner.conflicts import Naming
-from client.sync.planner.plan import held_by_names, operations, subjects
+from client.sync.planner.merge import Node
+from client.sync.planner.plan import held, operations, subjects
 from client.sync.remote.feed import Feed
 from client.sync.remote.service import Service
 from client.sync.remote.side import RemoteSide
@@ -115,7 +116,7 @@ class Engine:
     _not_before: float = 0.0  # of the next pass
     _changed: bool = True
     _settled: bool = False
-    _held: dict[str, str] | None = None  # what was told of names that are taken
+    _held: dict[str, str] | None = None  # what was told of what waits
     _watching: bool = False
 
     def __post_init__(self) -> None:
@@ -321,6 +322,7 @@ class Engine:
                         self._pass = None
                         break
                     case Record(synced):
+                        self.disk.end_keeping(synced.local_id)
                         self.store.put_synced(synced)
                     case Forget(synced):
                         self.store.drop_synced(synced.id)
@@ -346,19 +348,24 @@ class Engine:
         return Naming(self.settings.who, datetime.fromtimestamp(self.clock.now(), UTC).strftime("%Y-%m-%d"))
 
     def _tell_held(self) -> None:
-        """What waits for a name that the service uses for something left out here: a person is to know."""
-        store = self.store
-        held = {
-            shown(path): f"the service has {remote.name} in its place, which is not synced to this computer"
-            for local, remote in held_by_names(store, self._naming())
-            if (path := store.local_path(local.id)) is not None
-        }
-        if held != self._held:
-            with store.transaction():
-                store.drop_problems(HELD)
-                for told, reason in held.items():
-                    store.set_problem(told, reason, HELD)
-            self._held = held
+        """What waits for something that is not synced: a person is to know."""
+        waiting = {}
+        for node, end in held(self.store, self._naming()):
+            path, other = self._path(node), self._path(end)
+            if path is not None and other is not None:
+                waiting[shown(path)] = _waits(node, end, shown(other))
+        if waiting != self._held:
+            with self.store.transaction():
+                self.store.drop_problems(HELD)
+                for told, reason in waiting.items():
+                    self.store.set_problem(told, reason, HELD)
+            self._held = waiting
+
+    def _path(self, node: Node) -> Path | None:
+        """Where a person finds it: here, or else in the service."""
+        if node.local is not None:
+            return self.store.local_path(node.local.id)
+        return None if node.remote is None else self.store.remote_path(node.remote.id)
 
     # --- outcomes -----------------------------------------------------------------------------------------------
 
@@ -413,3 +420,11 @@ class Engine:
         """It only saves time, so what it meets is left to the download to tell; but for mistakes of our own."""
         if result.error is not None:
             self.tell_mistake(name, result.error)
+
+
+def _waits(node: Node, end: Node, path: str) -> str:
+    if end.remote is not None and end.remote.skipped and end.local is None:
+        if node.local is not None and node.local.key == end.remote.key:
+            return f"the service has {end.remote.name} in its place, which is not synced to this computer"
+        return f"it waits for {path}, which is not synced to this computer"
+    return f"it waits for {path}, which cannot be synced now"

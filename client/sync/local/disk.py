@@ -118,6 +118,13 @@ class Disk:
         for place in places:
             self._touched[place] = self._tick
 
+    def end_keeping(self, folder_id: LocalId | None) -> None:
+        """There is something to sync in this folder again, so in those above it as well."""
+        while folder_id is not None and (folder := self.store.local(folder_id)) and is_kept(folder.problem):
+            self.store.put_local(replace(folder, problem=None))
+            self.store.set_problem(shown(self.store.local_path(folder_id) or ()), None, SOURCE)
+            folder_id = folder.parent_id
+
     @property
     def is_ready(self) -> bool:
         """Whether everything was looked at once and all known contents are read."""
@@ -230,7 +237,7 @@ class Disk:
             else:
                 store.put_local(node)
                 if not is_kept(node.problem):
-                    self._end_keeping(node.parent_id)
+                    self.end_keeping(node.parent_id)
         for node_id in changes.ignored:
             store.ignore_local(node_id)
         for node_id in changes.gone:
@@ -246,13 +253,6 @@ class Disk:
         for task in changes.to_read:
             if store.local(task.id) is not None:
                 self._to_read[task.id] = task
-
-    def _end_keeping(self, folder_id: LocalId | None) -> None:
-        """There is something to sync in these folders again."""
-        while folder_id is not None and (folder := self.store.local(folder_id)) and is_kept(folder.problem):
-            self.store.put_local(replace(folder, problem=None))
-            self.store.set_problem(shown(self.store.local_path(folder_id) or ()), None, SOURCE)
-            folder_id = folder.parent_id
 
     def _is_outdated(self, node: LocalNode) -> bool:
         if self._touched.get(node.id, 0) > self._scan_tick:

@@ -55,7 +55,6 @@ __all__ = [
     "count_deletions",
     "count_planned_deletions",
     "held",
-    "held_by_names",
     "operations",
     "plan",
     "subjects",
@@ -151,18 +150,6 @@ def held(trees: Trees, naming: Naming) -> Iterator[tuple[Node, Node]]:
             passed.add(end.key)
         if end is not node and decision is None:
             yield node, end
-
-
-def held_by_names(trees: Trees, naming: Naming) -> Iterator[tuple[LocalNode, RemoteNode]]:
-    """What stays unsynced on disk because something on the service that is not synced here has its name: nothing is
-    renamed for that, since a rule that changed a moment ago may still reach the disk's tree. A person is to be told."""
-    decider = Decider(Merge(trees, naming), NOTHING)
-    for node_id in trees.dirty_local():
-        node = decider.merge.of_local(node_id)
-        decision = decider.decide(node)
-        taken = decision.on.remote if isinstance(decision, Wait) else None
-        if node.local is not None and taken is not None and taken.skipped:
-            yield node.local, taken
 
 
 def subjects(operation: Operation) -> Busy:
