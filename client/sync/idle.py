@@ -71,7 +71,7 @@ class IdleCheck:
         store, now = self.engine.store, self.clock.now()
         with store.transaction():
             for one in certain[:_TOLD_MAX]:
-                store.add_failure(now, one.path, f"a check found a difference between {one.between}: {one.what}")
+                store.told.add_failure(now, one.path, f"a check found a difference between {one.between}: {one.what}")
         self.engine.remote.relist()
         self.engine.disk.want_all()
         self.engine.feed.want()

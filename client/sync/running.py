@@ -50,7 +50,8 @@ from client.sync.local.watch import Watcher
 from client.sync.planner.conflicts import who
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
-from client.sync.store.store import Reader, Store, open_store
+from client.sync.store.reader import Reader
+from client.sync.store.store import Store, open_store
 from client.sync.tidying import Tidying, chores
 from client.sync.transfer.contents import Tools
 from client.sync.transfer.jobs import Threads
@@ -335,7 +336,7 @@ class Running:
             conflicts=len(conflicted),
             conflicted=[ConflictLine(*row) for row in conflicted[-LISTED_MAX:]],
             problems=self._problems(engine.store),
-            errors=[FailureLine(row.at, row.path, row.message) for row in engine.store.failures()],
+            errors=[FailureLine(row.at, row.path, row.message) for row in engine.store.told.failures()],
             cursor=engine.remote.cursor,
             up_bytes_s=up,
             down_bytes_s=down,
@@ -364,7 +365,7 @@ class Running:
             ProblemLine(shown(path), "it was edited just when the last client ended, and was put here")
             for path in self._rescued
         ]
-        listed = [ProblemLine(*row) for row in store.problems(LISTED_MAX)]
+        listed = [ProblemLine(*row) for row in store.told.problems(LISTED_MAX)]
         return [*(ProblemLine("", reason) for reason in about_all), *rescued, *listed]
 
 

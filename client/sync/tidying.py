@@ -49,7 +49,7 @@ class Tidying:
         told = None if error is None else f"it could not be tidied: {error.strerror or error}"
         if told is not None and told != self._told:
             with self.engine.store.transaction():
-                self.engine.store.add_failure(self.clock.now(), OWN_FOLDER, told)
+                self.engine.store.told.add_failure(self.clock.now(), OWN_FOLDER, told)
         self._told = told
 
 

@@ -101,8 +101,21 @@ class SyncedNode:
         return name_key(self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class PendingUpload:
+    """A version that another device has announced: file `remote_id` (0: a new one) named `name` in `parent_id`."""
+
+    upload_id: str
+    remote_id: RemoteId
+    parent_id: RemoteId | None
+    name: str
+    size: int
+    content: Content
+    device_id: int | None
+
+
 class Trees(Protocol):
-    """Look-ups in the three trees. In memory for tests, over SQLite in service (store.py)."""
+    """Look-ups in the three trees. In memory for tests, over SQLite in service (store/lookups.py)."""
 
     remote_root: RemoteId
     local_root: LocalId

@@ -14,13 +14,12 @@ from client.api import Api
 from client.connection import Answer, Connection
 from client.fs.real import RealFileSystem
 from client.sync.engine.apply import Outcome, Told
-from client.sync.store.store import PendingUpload
 from client.sync.transfer.carry import ToDownload, ToUpload
 from client.sync.transfer.contents import Fetched, Sent, Tools
 from client.sync.transfer.jobs import Threads
 from client.sync.transfer.limits import RateLimit
 from client.sync.transfer.transfers import Transfers
-from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
+from client.sync.tree import Content, LocalId, LocalNode, PendingUpload, RemoteId, RemoteNode
 from coordinator.protocol.types import Kind
 from node.base.clock import SystemClock
 from tests.integration.conftest import NewUser

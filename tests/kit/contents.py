@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from client.fs.base import Path
-from client.sync.store.store import SyncedContent
+from client.sync.store.reader import SyncedContent
 from client.sync.transfer.contents import Learned
 from client.sync.tree import LocalId
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block

@@ -10,11 +10,12 @@ from typing import Any
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.engine.loop import Engine, Settings
 from client.sync.local.disk import Disk
-from client.sync.local.scan import DirtyFolder
+from client.sync.local.findings import DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
-from client.sync.store.store import Reader, Store
+from client.sync.store.reader import Reader
+from client.sync.store.store import Store
 from client.sync.transfer.contents import Tools
 from client.sync.transfer.jobs import OneByOne
 from client.sync.transfer.limits import RateLimit

@@ -32,12 +32,13 @@ from client.fs.base import OWN_FOLDER, FileKind, Path
 from client.fs.fake import FakeDisk, FakeFileSystem, Inode
 from client.sync.engine.loop import Engine, Settings, State
 from client.sync.local.disk import Disk
-from client.sync.local.scan import DirtyFolder
+from client.sync.local.findings import DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.planner.conflicts import parse
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
-from client.sync.store.store import Reader, Store
+from client.sync.store.reader import Reader
+from client.sync.store.store import Store
 from client.sync.transfer.contents import Tools
 from client.sync.transfer.jobs import OneByOne
 from client.sync.transfer.limits import RateLimit
@@ -276,7 +277,7 @@ class SimStore(Store):
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
-        if self._depth:
+        if self.database.in_transaction:
             with super().transaction(durable=durable):
                 yield
             return
@@ -289,7 +290,7 @@ class SimStore(Store):
             if kept is not None:
                 if len(kept) >= SNAPSHOTS_KEPT:
                     del kept[1:3]
-                kept.append(self._sql.serialize())
+                kept.append(self.database._sql.serialize())
         self._pause("committed", durable)
 
 
@@ -573,7 +574,7 @@ class Client:
 
     def has_unread(self) -> bool:
         assert self._store is not None
-        return any("cannot be read" in reason for _, reason in self._store.problems())
+        return any("cannot be read" in reason for _, reason in self._store.told.problems())
 
     def _in_the_way(self) -> list[Path]:
         """Where something that is not synced stands in the way of what is."""
@@ -589,7 +590,7 @@ class Client:
     def problems(self) -> list[Path]:
         """Paths of what this client says it cannot sync."""
         assert self._store is not None
-        return [*(tuple(path.split("/")) for path, _ in self._store.problems()), *self._in_the_way()]
+        return [*(tuple(path.split("/")) for path, _ in self._store.told.problems()), *self._in_the_way()]
 
     def pairs(self) -> list[tuple[Path, Path]]:
         """Where the two sides of the same node are, when that is not the same place: on the disk, in the service."""

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.sync.store.store import LOCAL_ROOT, Store
+from client.sync.store.lookups import LOCAL_ROOT
+from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode, Stamp, SyncedNode
 from coordinator.protocol.types import Kind
 

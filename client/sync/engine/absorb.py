@@ -14,7 +14,7 @@ from client.sync.engine.apply import Gone, NotEmpty, Placed, Told
 from client.sync.engine.work import Work
 from client.sync.local.disk import SOURCE as SCANNING
 from client.sync.local.disk import Disk, shown
-from client.sync.local.scan import DirtyFolder
+from client.sync.local.findings import DirtyFolder
 from client.sync.planner import conflicts
 from client.sync.planner.plan import Busy
 from client.sync.remote.side import RemoteSide
@@ -130,7 +130,7 @@ class Absorber:
                 store.put_synced(replace(pair, parent_id=node.parent_id, name=operation.name))
         if conflicts.is_conflict_name(operation.name) and old_path is not None:
             path, copy = shown(old_path), shown(store.local_path(local.id) or ())
-            store.add_conflict(path, copy, self.clock.now())
+            store.told.add_conflict(path, copy, self.clock.now())
             self.on_conflict(path, copy)
 
     def _gone(self, local: LocalNode) -> None:
@@ -152,7 +152,7 @@ class Absorber:
             return  # a scan has just found something to sync in it: it is new, and not kept for what is not synced
         if known is not None and path is not None:
             store.put_local(replace(known, problem=reason))
-            store.set_problem(shown(path), reason, SCANNING)  # each scan tells it again
+            store.told.set_problem(shown(path), reason, SCANNING)  # each scan tells it again
             self.disk.want([DirtyFolder(path, recursive=True)])  # it may be something new that is to be synced
 
     def _is_lost(self, folder_id: LocalId) -> bool:
@@ -179,9 +179,9 @@ class Absorber:
         learned = outcome.learned if isinstance(outcome, Sent | Fetched) else None
         if learned is None:
             return
-        self.store.put_blocks(local_id, learned.digest, learned.blocks)
+        self.store.blocks.put(local_id, learned.digest, learned.blocks)
         if learned.signatures is not None:
-            self.store.put_signature(local_id, learned.digest, learned.signatures)
+            self.store.blocks.put_signature(local_id, learned.digest, learned.signatures)
 
 
 def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:

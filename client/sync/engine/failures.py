@@ -83,7 +83,7 @@ class Failures:
                 path = self._path(work.operation)
                 delay = self._delay(work, STUCK_FIRST_S, STUCK_MAX_S)
                 self._hold(work, delay, trouble=Trouble(outcome, path))
-                self.store.add_failure(self.clock.now(), path, outcome.reason)
+                self.store.told.add_failure(self.clock.now(), path, outcome.reason)
             case Unavailable(error):
                 self.feed.fail(error)
                 if self.service_since is None:
@@ -162,7 +162,7 @@ class Failures:
         if (copy := result.get()) is not None:
             self.on_conflict(shown(path), shown(copy))
             with self.store.transaction():
-                self.store.add_conflict(shown(path), shown(copy), self.clock.now())
+                self.store.told.add_conflict(shown(path), shown(copy), self.clock.now())
 
 
 def _key(work: Work) -> tuple[str, int]:

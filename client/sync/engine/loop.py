@@ -33,7 +33,7 @@ from client.sync.engine.rules import Rules
 from client.sync.engine.sent import SentUploads
 from client.sync.engine.work import Work
 from client.sync.local.disk import Disk, shown
-from client.sync.local.scan import DirtyFolder, LocalTree
+from client.sync.local.findings import DirtyFolder, LocalTree
 from client.sync.local.selection import Selection
 from client.sync.planner.conflicts import Naming
 from client.sync.planner.merge import Node
@@ -41,9 +41,18 @@ from client.sync.planner.plan import held, operations, subjects
 from client.sync.remote.feed import Feed
 from client.sync.remote.service import Service
 from client.sync.remote.side import RemoteSide
-from client.sync.store.store import PendingUpload, Store
+from client.sync.store.store import Store
 from client.sync.transfer.carry import Carrier
-from client.sync.tree import DeleteRemote, Forget, MakeRemoteFolder, MoveRemote, Operation, Record, Upload
+from client.sync.tree import (
+    DeleteRemote,
+    Forget,
+    MakeRemoteFolder,
+    MoveRemote,
+    Operation,
+    PendingUpload,
+    Record,
+    Upload,
+)
 from client.sync.workers import Result, Workers
 from node.base.clock import Clock
 
@@ -178,7 +187,7 @@ class Engine:
         """A mistake of our own, in something that only saves time or space: syncing goes on."""
         with self.store.transaction():
             reason = f"a mistake in Holdfast itself ({type(error).__name__}: {error}); syncing goes on"
-            self.store.add_failure(self.clock.now(), path, reason)
+            self.store.told.add_failure(self.clock.now(), path, reason)
         self.on_mistake(error)
 
     def is_settled(self) -> bool:
@@ -233,7 +242,7 @@ class Engine:
         """(path, copy) of the conflicted copies that are still there."""
         return [
             (row.path, row.copy_path)
-            for row in self.store.conflicts()
+            for row in self.store.told.conflicts()
             if self.store.local_at(tuple(row.copy_path.split("/"))) is not None
         ]
 
@@ -356,9 +365,9 @@ class Engine:
                 waiting[shown(path)] = _waits(node, end, shown(other))
         if waiting != self._held:
             with self.store.transaction():
-                self.store.drop_problems(HELD)
+                self.store.told.drop_problems(HELD)
                 for told, reason in waiting.items():
-                    self.store.set_problem(told, reason, HELD)
+                    self.store.told.set_problem(told, reason, HELD)
             self._held = waiting
 
     def _path(self, node: Node) -> Path | None:

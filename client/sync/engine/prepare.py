@@ -150,7 +150,7 @@ class Preparer:
         if replaces is not None and replaces.content is not None and replaces.content.digest == node.content.digest:
             task = partial(apply.set_executable, self.fs, path, node.content.executable, replaces.stamp)
             return self._on_disk(operation, task, place)
-        sent_as = None if replaces is None else self.store.sent_as(node.id, node.version)
+        sent_as = None if replaces is None else self.store.uploads.announced_as(node.id, node.version)
         lane = Lane.DOWNLOADS if node.size <= BATCH_BYTES_MAX else Lane.LARGE_DOWNLOADS
         download = ToDownload(node, remote_path, path, replaces, sent_as)
         return self._work(operation, lane, download, size=node.size, places=(place,))

@@ -48,7 +48,7 @@ class SentUploads:
         self._store = store
         self._naming = naming
         self._sent: dict[LocalId, _Sent] = {}
-        self._doubtful = set(store.unsettled())
+        self._doubtful = set(store.uploads.unsettled())
 
     @property
     def is_empty(self) -> bool:
@@ -60,7 +60,7 @@ class SentUploads:
                 assert local.content is not None
                 base_id = None if base is None else base.id
                 with self._store.transaction():
-                    self._store.note_sending(local.id, base_id, local.content)
+                    self._store.uploads.begin(local.id, base_id, local.content)
                 self._sent[local.id] = _Sent(parent_id, name_key(name), local.content, base_id)
             case MakeRemoteFolder(local, parent_id):
                 self._sent[local.id] = _Sent(parent_id, local.key)
@@ -70,7 +70,7 @@ class SentUploads:
             case Upload(local), Unavailable():
                 self._doubtful.add(local.id)
             case Upload(local), Told() | Stale():
-                self._store.forget_sending(local.id)
+                self._store.uploads.settle(local.id)
                 self._sent.pop(local.id, None)
             case ((Upload(local) | MakeRemoteFolder(local)), _):
                 self._sent.pop(local.id, None)
@@ -93,12 +93,12 @@ class SentUploads:
         with self._store.transaction():
             for local_id in sorted(self._doubtful - busy.local):
                 self._doubtful.discard(local_id)
-                noted, sent = self._store.sent(local_id), self._sent.pop(local_id, None)
+                noted, sent = self._store.uploads.begun(local_id), self._sent.pop(local_id, None)
                 if noted is not None and sent is None:  # from before the start: the place is where the file is now
                     sent = self._sent_from_here(local_id, *noted)
                 if sent is not None:
                     self._resolve_one(local_id, sent)
-                self._store.forget_sending(local_id)
+                self._store.uploads.settle(local_id)
 
     def _sent_from_here(self, local_id: LocalId, remote_id: RemoteId | None, content: Content) -> _Sent | None:
         local = self._store.local(local_id)

@@ -62,11 +62,11 @@ def take_up(store: Store, fs: FileSystem, remote: RemoteSide, selection: Selecti
                 _leave_out(store, _find(store, keys), removal)
         remote.reselect(selection)
         store.set_fact("selection", msgspec.json.encode(now).decode())
-        store.drop_problems(SOURCE)
+        store.told.drop_problems(SOURCE)
     _carry_out(fs, removal)
     with store.transaction():
         for path in removal.stays:
-            store.set_problem(shown(path), _STAYS, SOURCE)
+            store.told.set_problem(shown(path), _STAYS, SOURCE)
 
 
 def _find(store: Store, keys: Path) -> list[LocalNode]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from client.sync.engine.apply import Outcome
 from client.sync.local.disk import Place
-from client.sync.local.scan import DirtyFolder
+from client.sync.local.findings import DirtyFolder
 from client.sync.store.store import Store
 from client.sync.transfer.carry import ToDownload, ToUpload
 from client.sync.tree import Operation

@@ -16,18 +16,9 @@ from functools import partial
 from typing import Final
 
 from client.fs.base import FileSystem, Path
-from client.sync.local.scan import (
-    Changes,
-    ContentRead,
-    DirtyFolder,
-    LocalTree,
-    ReadTask,
-    Scanner,
-    Unreadable,
-    Unsettled,
-    is_kept,
-    read_content,
-)
+from client.sync.local.findings import Changes, DirtyFolder, LocalTree, ReadTask, is_kept
+from client.sync.local.reading import ContentRead, Unreadable, Unsettled, read_content
+from client.sync.local.scan import Scanner
 from client.sync.local.selection import Selection
 from client.sync.remote.feed import Backoff
 from client.sync.store.store import Store
@@ -122,7 +113,7 @@ class Disk:
         """There is something to sync in this folder again, so in those above it as well."""
         while folder_id is not None and (folder := self.store.local(folder_id)) and is_kept(folder.problem):
             self.store.put_local(replace(folder, problem=None))
-            self.store.set_problem(shown(self.store.local_path(folder_id) or ()), None, SOURCE)
+            self.store.told.set_problem(shown(self.store.local_path(folder_id) or ()), None, SOURCE)
             folder_id = folder.parent_id
 
     @property
@@ -268,10 +259,10 @@ class Disk:
 
     def _absorb_problems(self, changes: Changes) -> None:
         for path in changes.listed:
-            self.store.drop_problems_in(shown(path), SOURCE)
+            self.store.told.drop_problems_in(shown(path), SOURCE)
         for problem in changes.problems:
             reason = f"{problem.reason}; here it is synced" if problem.warning else problem.reason
-            self.store.set_problem(shown(problem.path), reason, SOURCE)
+            self.store.told.set_problem(shown(problem.path), reason, SOURCE)
 
     # --- reads --------------------------------------------------------------------------------------------------
 
@@ -326,15 +317,15 @@ class Disk:
             case ContentRead(_, path, stamp, content, blocks):
                 self._unsettled.pop(node.id, None)
                 self.store.put_local(replace(node, stamp=stamp, content=content, problem=None))
-                self.store.put_blocks(node.id, content.digest, blocks)
-                self.store.set_problem(shown(path), None, READING)
+                self.store.blocks.put(node.id, content.digest, blocks)
+                self.store.told.set_problem(shown(path), None, READING)
             case Unsettled(_, path):
                 times = self._unsettled[node.id] = self._unsettled.get(node.id, 0) + 1
                 delay = min(UNSETTLED_MAX_S, UNSETTLED_FIRST_S * 2.0 ** min(times, 10))
                 self.want_soon(DirtyFolder(path[:-1]), delay)
             case Unreadable(_, path, stamp, problem):
                 self.store.put_local(replace(node, stamp=stamp or node.stamp, problem=problem))
-                self.store.set_problem(shown(path), problem, READING)
+                self.store.told.set_problem(shown(path), problem, READING)
 
 
 class RootLost(Exception):

@@ -22,8 +22,8 @@ from typing import Final
 
 from client.fs.base import OWN_FOLDER, Path
 from client.sync.local import inotify
+from client.sync.local.findings import DirtyFolder
 from client.sync.local.inotify import Event, Inotify, WatchLimit
-from client.sync.local.scan import DirtyFolder
 from coordinator.protocol.names import DEPTH_MAX
 
 POLL_S: Final = 60.0

@@ -17,8 +17,7 @@ from typing import Final
 from client.errors import ClientError, Refused, sentence
 from client.sync.remote.service import Service
 from client.sync.remote.side import RemoteSide
-from client.sync.store.store import PendingUpload
-from client.sync.tree import RemoteId
+from client.sync.tree import PendingUpload, RemoteId
 from client.sync.workers import Result, Workers
 from coordinator.protocol.types import PAGE_ENTRIES_MAX, ChangesAnswer, LongpollAnswer, Metadata
 from node.base.clock import Clock

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from client.sync.local.selection import Selection
-from client.sync.store.store import PendingUpload, Store
-from client.sync.tree import Content, RemoteId, RemoteNode, Stamp
+from client.sync.store.store import Store
+from client.sync.tree import Content, PendingUpload, RemoteId, RemoteNode, Stamp
 from coordinator.protocol.errors import BadPath
 from coordinator.protocol.names import check_name, name_key
 from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
@@ -52,8 +52,8 @@ class RemoteSide:
 
     `own_device_id`: versions that this device announces are none to wait for. `_places` remembers where folders are
     (their names from the root down) and whether they are left out; it is emptied whenever one changes. `_told` is at
-    which page (`tick`) the feed last told something about a node. `_announced` are the announcements of the pages since
-    the feed was last at the journal's end.
+    which page (`tick`) the feed last told something about a node. `_announced` are, by upload, the announcements since
+    the feed was last at the journal's end that have not ended yet.
     """
 
     def __init__(self, store: Store, selection: Selection, own_device_id: int | None = None) -> None:
@@ -65,7 +65,7 @@ class RemoteSide:
         self.listed_anew_at = 0  # the page since which older news and answers say nothing any more
         self.gone_seen = 0  # how often the feed told that something is not there any more
         self._told: dict[RemoteId, int] = {}
-        self._announced: list[PendingUpload] = []
+        self._announced: dict[str, PendingUpload] = {}
         self._places: dict[RemoteId, tuple[tuple[str, ...] | None, bool]] = {}
 
     # --- where the feed stands ----------------------------------------------------------------------------------
@@ -113,9 +113,9 @@ class RemoteSide:
             self._begin_listing()
 
     def _begin_listing(self) -> None:
+        self._announced.clear()
         self._store.begin_listing()
         self._store.set_fact("listing", "1")
-        self._store.drop_all_pending()
 
     # --- answers beside the feed --------------------------------------------------------------------------------
 
@@ -171,10 +171,8 @@ class RemoteSide:
         return Absorbed(root_gone, () if page.has_more else self._take_announced())
 
     def _take_announced(self) -> tuple[PendingUpload, ...]:
-        """What was announced since the last time and has not ended yet."""
-        announced, self._announced = self._announced, []
-        pending = {row.upload_id for row in self._store.pending()} if announced else set()
-        return tuple(row for row in announced if row.upload_id in pending)
+        announced, self._announced = self._announced, {}
+        return tuple(announced.values())
 
     def _absorb_change(self, change: Change) -> bool:
         """Returns whether the synced folder itself has gone."""
@@ -189,9 +187,9 @@ class RemoteSide:
                 else:
                     self._put_told(change, change.metadata)
                 if change.upload_id is not None:
-                    store.drop_pending(change.upload_id)
+                    self._announced.pop(change.upload_id, None)
                     if store.remote(RemoteId(change.id)) is not None and change.device_id != self._own_device_id:
-                        store.note_sent_as(RemoteId(change.id), change.metadata.version, change.upload_id)
+                        store.uploads.note_announced(RemoteId(change.id), change.metadata.version, change.upload_id)
             case "delete":
                 node_id = self._lost_root(change) if change.id == _WHOLE_NAMESPACE else RemoteId(change.id)
                 if node_id == store.remote_root:
@@ -199,11 +197,10 @@ class RemoteSide:
                 self._drop(node_id)
             case "pending":
                 if (row := self._pending_of(change)) is not None:
-                    store.put_pending(row)
-                    self._announced.append(row)
+                    self._announced[row.upload_id] = row
             case "withdrawn":
                 if change.upload_id is not None:
-                    store.drop_pending(change.upload_id)
+                    self._announced.pop(change.upload_id, None)
         return False
 
     def _lost_root(self, change: Change) -> RemoteId:
@@ -265,14 +262,19 @@ class RemoteSide:
         store.put_remote(node)
         if self._listing:
             store.note_listed(node.id)
-        if node.content is not None:
-            store.drop_pending_of(node.content.digest, node.parent_id, node.name)
+        self._forget_announced(node)
         if node.kind is Kind.FILE or known is None:
             return
         self._places.clear()
         moved = (known.parent_id, known.name) != (node.parent_id, node.name)
         if known.skipped != node.skipped or (moved and not self.selection.plain):
             self._reselect_below(node)
+
+    def _forget_announced(self, node: RemoteNode) -> None:
+        """It has arrived, whether or not the feed says that this was it."""
+        for row in list(self._announced.values()):
+            if (row.content, row.parent_id, row.name) == (node.content, node.parent_id, node.name):
+                del self._announced[row.upload_id]
 
     def _forget_absence(self, node: RemoteNode) -> None:
         """What was deleted and is there again is wanted: that it is not here, or is just on its way to the trash, was

@@ -8,8 +8,7 @@ from typing import Protocol
 
 from client.fs.base import Path
 from client.sync.engine.apply import Outcome
-from client.sync.store.store import PendingUpload
-from client.sync.tree import LocalNode, RemoteId, RemoteNode
+from client.sync.tree import LocalNode, PendingUpload, RemoteId, RemoteNode
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from client.fs.base import FileSystem, Path
 from client.sync.engine.apply import Placed, Told
-from client.sync.store.store import SyncedContent
+from client.sync.store.reader import SyncedContent
 from client.sync.transfer.jobs import Parallel
 from client.sync.transfer.limits import RateLimit
 from client.sync.tree import LocalId

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Final
 
 from client.errors import Refused
-from client.sync.store.store import PendingUpload
 from client.sync.transfer.contents import Tools
 from client.sync.transfer.fetch import AT_ONCE, Part, check_part, fetch_block, find_in_other_files
+from client.sync.tree import PendingUpload
 from node.base.clock import Clock
 
 WAIT_S: Final = 20  # one call's, for a block that has not arrived

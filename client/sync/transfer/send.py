@@ -24,7 +24,7 @@ from client.fs.base import ReadFile
 from client.source import datetime_of
 from client.sync.engine import apply
 from client.sync.engine.apply import Outcome, Stale
-from client.sync.store.store import SyncedContent
+from client.sync.store.reader import SyncedContent
 from client.sync.transfer.carry import ToUpload
 from client.sync.transfer.contents import Learned, Sent, Tools, is_signed
 from client.sync.transfer.jobs import Job

@@ -17,12 +17,12 @@ from client.batches import group
 from client.errors import ClientError, DamagedTransfer
 from client.sync.engine import apply
 from client.sync.engine.apply import Outcome, Stale
-from client.sync.store.store import PendingUpload
 from client.sync.transfer.carry import ToDownload, ToUpload
 from client.sync.transfer.contents import Fetched, Tools, is_signed
 from client.sync.transfer.fetch import Part, Wanted, fetch, fetch_together, open_part
 from client.sync.transfer.prefetch import Prefetch
 from client.sync.transfer.send import send_large, send_small
+from client.sync.tree import PendingUpload
 from coordinator.protocol.hashing import BLOCK_BYTES
 from node.base.clock import Clock
 

@@ -31,7 +31,8 @@ class Rig:
             disk=SimpleNamespace(want_all=lambda: note("scan")),
             feed=SimpleNamespace(want=lambda: note("feed")),
             store=SimpleNamespace(
-                transaction=nullcontext, add_failure=lambda at, path, message: self.told.append(path)
+                transaction=nullcontext,
+                told=SimpleNamespace(add_failure=lambda at, path, message: self.told.append(path)),
             ),
         )
         clock = SimpleNamespace(monotonic=lambda: self.at, now=lambda: self.at)

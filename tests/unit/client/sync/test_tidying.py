@@ -38,10 +38,10 @@ def test_what_fails_keeps_no_other_from_being_done_and_is_told_once(rig: Rig) ->
     done: list[int] = []
     tidy(rig, full, lambda: done.append(1), times=3)
     assert len(done) == 3
-    assert [row.message for row in rig.store.failures()] == ["it could not be tidied: Permission denied"]
+    assert [row.message for row in rig.store.told.failures()] == ["it could not be tidied: Permission denied"]
 
 
 def test_a_mistake_is_told_and_ends_nothing(rig: Rig) -> None:
     tidy(rig, mistaken, times=2)
     assert [type(error) for error in rig.mistakes] == [KeyError, KeyError]
-    assert "mistake in Holdfast itself" in rig.store.failures()[0].message
+    assert "mistake in Holdfast itself" in rig.store.told.failures()[0].message

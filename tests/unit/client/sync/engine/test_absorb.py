@@ -55,7 +55,7 @@ def test_a_folder_kept_for_a_file_that_was_not_seen_yet_is_looked_at_again(rig: 
     assert rig.files() == {"folder/new": b"new"}
     assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}
     assert "folder/old" not in {path.strip("/") for path in rig.remote()}
-    assert rig.store.problems() == []
+    assert rig.store.told.problems() == []
 
 
 def test_what_is_undeleted_before_the_feed_has_told_our_own_delete_stays(rig: Rig) -> None:

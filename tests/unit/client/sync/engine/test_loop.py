@@ -8,8 +8,7 @@ import pytest
 
 from client.errors import Unreachable
 from client.sync.engine.loop import State
-from client.sync.store.store import PendingUpload
-from client.sync.tree import Content, RemoteId
+from client.sync.tree import Content, PendingUpload, RemoteId
 from tests.kit.engine_rig import Rig
 
 
@@ -106,6 +105,6 @@ def test_a_mistake_in_a_prefetch_is_told_and_ends_nothing(rig: Rig, monkeypatch:
     rig.feed.on_announced((PendingUpload("u", RemoteId(0), root, "large.bin", 1 << 30, Content(bytes(32)), 99),))
     rig.settle()
     assert [type(error) for error in rig.mistakes] == [KeyError]
-    (row,) = rig.store.failures()
+    (row,) = rig.store.told.failures()
     assert row.path == "large.bin"
     assert "mistake in Holdfast itself" in row.message

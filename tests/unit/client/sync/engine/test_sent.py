@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from client.errors import Unreachable
-from client.sync.local.scan import DirtyFolder
+from client.sync.local.findings import DirtyFolder
 from client.sync.workers import Result
 from tests.kit.engine_rig import Rig
 

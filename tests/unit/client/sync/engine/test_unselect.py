@@ -28,7 +28,7 @@ def choose(rig: Rig, *excluded: str, rules: str = "") -> None:
 
 
 def problems(rig: Rig) -> list[str]:
-    return [path for path, _ in rig.store.problems()]
+    return [path for path, _ in rig.store.told.problems()]
 
 
 def test_clean_files_go_and_stay_in_the_service(rig: Rig) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from client.fs.base import OWN_FOLDER, Path
 from client.sync.local import inotify
+from client.sync.local.findings import DirtyFolder
 from client.sync.local.ignore import Ignore
 from client.sync.local.inotify import Event, Inotify, WatchLimit
-from client.sync.local.scan import DirtyFolder
 from client.sync.local.watch import Watcher, kind_of_mount
 
 

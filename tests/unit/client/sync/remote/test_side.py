@@ -9,7 +9,8 @@ import pytest
 
 from client.sync.local.selection import Selection
 from client.sync.remote.side import RemoteSide, join
-from client.sync.store.store import LOCAL_ROOT, Store
+from client.sync.store.lookups import LOCAL_ROOT
+from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, Stamp, SyncedNode
 from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
 
@@ -259,7 +260,7 @@ def test_a_folder_moved_under_a_rule_is_left_out_as_a_whole(store: Store) -> Non
     assert found.skipped
 
 
-def test_announced_versions_of_others_are_kept_until_they_end(store: Store) -> None:
+def test_announced_versions_of_others_are_told(store: Store) -> None:
     side = side_of(store)
     absorbed = side.absorb(
         ChangesAnswer(
@@ -273,8 +274,6 @@ def test_announced_versions_of_others_are_kept_until_they_end(store: Store) -> N
         )
     )
     assert [row.remote_id for row in absorbed.announced] == [10, 12], "not those of this device"
-    page(side, told("put", 10, "/a", text="one"), told("withdrawn", 12, "/c"))
-    assert store.pending() == []
 
 
 def test_what_was_announced_and_has_ended_by_now_is_not_waited_for(store: Store) -> None:
@@ -306,15 +305,15 @@ def sent(node: int, name: str, version: int, upload_id: str, device: int = 2) ->
 def test_what_a_new_version_was_announced_as_is_known_until_it_is_here(store: Store) -> None:
     side = side_of(store)
     page(side, sent(5, "f", 1, "u1"), sent(6, "own", 2, "u2", device=1), sent(8, "g", 2, "u3"))
-    assert [store.sent_as(RemoteId(node), version) for node, version in ((5, 1), (6, 2))] == [None, None]
+    assert [store.uploads.announced_as(RemoteId(node), version) for node, version in ((5, 1), (6, 2))] == [None, None]
     page(side, sent(5, "f", 2, "u4"), sent(5, "f", 3, "u5"))
-    assert store.sent_as(RemoteId(5), 2) is None
-    assert store.sent_as(RemoteId(5), 3) == "u5"
+    assert store.uploads.announced_as(RemoteId(5), 2) is None
+    assert store.uploads.announced_as(RemoteId(5), 3) == "u5"
     with store.transaction():
         store.put_synced(SyncedNode(RemoteId(5), LocalId(9), RemoteId(ROOT), "f", Kind.FILE, 3, Content(digest("x"))))
-    assert store.sent_as(RemoteId(5), 3) is None
+    assert store.uploads.announced_as(RemoteId(5), 3) is None
     page(side, told("delete", 8, "/g"))
-    assert store.sent_as(RemoteId(8), 2) is None
+    assert store.uploads.announced_as(RemoteId(8), 2) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The store: what is written is there after opening again, differences are known, damage is survived."""
+"""The store: what is written is there after opening again, differences are known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client.sync.store.store import LOCAL_ROOT, PendingUpload, Reader, Store, StoreDamaged, open_store
+from client.sync.store.lookups import LOCAL_ROOT
+from client.sync.store.store import Store, open_store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode, Stamp, SyncedNode
 from coordinator.protocol.types import Kind
 
@@ -158,23 +159,6 @@ def test_a_listing_forgets_what_it_did_not_tell_and_keeps_local_nodes(store: Sto
     assert store.synced(ROOT) is not None
 
 
-def test_blocks_are_found_until_the_file_changes(store: Store) -> None:
-    first, second = b"1" * 32, b"2" * 32
-    reader = Reader(store)
-    with store.transaction():
-        store.put_local(local_file(20, "a"))
-        store.put_blocks(LocalId(20), TEXT.digest, [first, second, first])
-    assert sorted(store.find_block(first)) == [(20, 0), (20, 2)]
-    assert reader.find_block(second) == [(("a",), 1)]
-    assert store.blocks_of(LocalId(20)) == (TEXT.digest, [first, second, first])
-    with store.transaction():
-        store.put_blocks(LocalId(20), OTHER.digest, [second])
-    assert (store.find_block(first), reader.find_block(second)) == ([], [(("a",), 0)])
-    with store.transaction():
-        store.drop_local(LocalId(20))
-    assert reader.find_block(second) == []
-
-
 def test_local_ids_are_never_given_twice(store: Store) -> None:
     first = store.new_local_id()
     with store.transaction():
@@ -183,51 +167,14 @@ def test_local_ids_are_never_given_twice(store: Store) -> None:
     assert reopened(store).new_local_id() > first + 5
 
 
-def test_an_announced_version_is_kept_until_it_arrives(store: Store) -> None:
-    row = PendingUpload("u1", RemoteId(0), ROOT, "a", 5, TEXT, 3)
-    with store.transaction():
-        store.put_pending(row)
-    assert reopened(store).pending() == [row]
-    store = reopened(store)
-    with store.transaction():
-        store.drop_pending_of(TEXT.digest, ROOT, "a")
-    assert store.pending() == []
-
-
 def test_a_damaged_file_is_set_aside_and_replaced_by_an_empty_one(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     Store(path).close()
     path.write_bytes(b"this is no database" * 1000)
-    with pytest.raises(StoreDamaged):
-        Store(path)
     store, aside = open_store(path)
     assert aside is not None
     assert aside.read_bytes().startswith(b"this is no database")
     assert store.remote_root == 0
-
-
-def test_a_page_overwritten_in_the_middle_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(path)
-    store.set_remote_root(ROOT, STAMP)
-    with store.transaction():
-        for number in range(2000):
-            store.put_remote(remote_file(100 + number, f"name {number}"))
-    store.close()
-    data = bytearray(path.read_bytes())
-    data[8192 : 8192 + 4096 * 4] = b"\xff" * 4096 * 4
-    path.write_bytes(data)
-    _, aside = open_store(path)
-    assert aside is not None
-
-
-def test_a_file_of_a_newer_format_is_not_touched_by_guessing(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(path)
-    store._sql.execute("PRAGMA user_version = 99")
-    store.close()
-    with pytest.raises(StoreDamaged, match="newer client"):
-        Store(path)
 
 
 def test_times_beyond_64_bits_do_not_stop_the_store(store: Store) -> None:
@@ -237,11 +184,3 @@ def test_times_beyond_64_bits_do_not_stop_the_store(store: Store) -> None:
     found = store.local(LocalId(20))
     assert found is not None
     assert (found.stamp.mtime_ns, found.stamp.ctime_ns) == ((1 << 63) - 1, -((1 << 63) - 1))
-
-
-def test_only_the_last_failures_are_kept(store: Store) -> None:
-    for number in range(150):
-        with store.transaction():
-            store.add_failure(number, None, f"failure {number}")
-    assert [row.message for row in store.failures(2)] == ["failure 149", "failure 148"]
-    assert len(store.failures(1000)) == 100

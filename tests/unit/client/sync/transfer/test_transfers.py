@@ -16,7 +16,7 @@ from client.errors import Refused, Unreachable
 from client.fs.base import OWN_FOLDER, Path
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.engine.apply import Outcome, Placed, Stale, Stuck, Told, Unavailable
-from client.sync.store.store import PendingUpload, SyncedContent
+from client.sync.store.reader import SyncedContent
 from client.sync.transfer import fetch as fetching
 from client.sync.transfer import send
 from client.sync.transfer.carry import ToDownload, ToUpload
@@ -24,7 +24,7 @@ from client.sync.transfer.contents import Fetched, Learned, Sent, Tools
 from client.sync.transfer.jobs import Job, OneByOne
 from client.sync.transfer.limits import RateLimit
 from client.sync.transfer.transfers import Transfers
-from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
+from client.sync.tree import Content, LocalId, LocalNode, PendingUpload, RemoteId, RemoteNode
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from coordinator.protocol.types import Kind
 from node.base.clock import SystemClock
