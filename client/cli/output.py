@@ -40,6 +40,11 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+def counted(number: int, thing: str) -> str:
+    """1 file, 2 files."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def human_size(size_bytes: int) -> str:
     """Decimal units, three significant digits: 999 B, 1.00 kB, 12.3 MB."""
     value = float(size_bytes)

@@ -9,14 +9,24 @@ from pathlib import Path
 import click
 
 from client.api import Api
-from client.cli.output import plain
+from client.cli.output import plain, write_line
 from client.cli.session import ServiceCommand, Session
 from client.cli.sync_status import document
 from client.connection import Connection
 from client.errors import ClientError, ExitCode, UsageProblem
 from client.naming import remote_path
 from client.retry import RetryPolicy
-from client.sync.folders import ProblemLine, StatusFile, account_for, existing, register
+from client.state import Account
+from client.sync.folders import (
+    ProblemLine,
+    StatusFile,
+    account_for,
+    existing,
+    give_yes,
+    is_running,
+    read_status,
+    register,
+)
 
 # The engine shows what is wrong and tries again by itself, so a single call need not be patient.
 _RETRY = RetryPolicy(refused_at_first_s=1.0, refused_later_s=2.0, broken_s=10.0, busy_s=3.0)
@@ -38,7 +48,9 @@ class SyncStopped(ClientError):
 @click.option(
     "--exclude", multiple=True, metavar="PATH", help="Leave out this path below DIR; can be given repeatedly."
 )
-@click.option("--allow-deletes", is_flag=True, help="Carry out many deletes at once, this time.")
+@click.option(
+    "--allow-deletes", is_flag=True, help="Carry out many deletes at once, this time; a client that runs for DIR does."
+)
 @click.option(
     "--set-up-anew", is_flag=True, help="Take DIR as it is, whatever was synced there: compare, delete nothing."
 )
@@ -74,19 +86,35 @@ def sync(
         down_limit=_rate(down_limit),
     )
     known = register(path, remote_path(remote), account, list(exclude) or None)
-    connection = Connection(
-        account.url, token=account.token, ca_pem=account.ca_pem, retry=_RETRY, connections_max=_CONNECTIONS_MAX
-    )
+    if allow_deletes and not once and is_running(known):
+        give_yes(known)
+        told = f"The client that is running for {plain(known.path)} carries out its deletes now."
+        session.show(document(known, read_status(known)), lambda: write_line(told))
+        return
     shown = _Shown(live=sys.stderr.isatty())
-    running = Running(known, account, Api(connection), options, on_conflict=shown.conflict, on_status=shown.status)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: running.stop())
-    status = running.run()
+
+    def run(account: Account) -> tuple[StatusFile, Account | None]:
+        running = Running(known, account, _api(account), options, on_conflict=shown.conflict, on_status=shown.status)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: running.stop())
+        return running.run(), running.new_login
+
+    status, new_login = run(account)
+    while new_login is not None:
+        status, new_login = run(new_login)
     shown.end()
     code = exit_code(status) if once else ExitCode.DONE
     session.show(document(known, status), lambda: None)
     if code is not ExitCode.DONE:
         raise SyncStopped(reason=status.reason or "The two sides do not agree yet.")
+
+
+def _api(account: Account) -> Api:
+    return Api(
+        Connection(
+            account.url, token=account.token, ca_pem=account.ca_pem, retry=_RETRY, connections_max=_CONNECTIONS_MAX
+        )
+    )
 
 
 class _Shown:

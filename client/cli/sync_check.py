@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from client.api import Api
-from client.cli.output import plain, write_line
+from client.cli.output import counted, plain, write_line
 from client.cli.session import JsonCommand, Session, api_of
 from client.errors import ClientError, LocalTrouble
 from client.sync.check import Checked, Difference, check, lasting
@@ -24,7 +24,7 @@ _SHOWN_MAX: Final = 100
 
 class Differs(ClientError):
     code, told = "differs", True
-    template = "{count} differences were found. A running client looks again at what differs; see sync-status."
+    template = "{found} found. A running client looks again at what differs; see sync-status."
 
 
 @click.command(name="sync-check", cls=JsonCommand)
@@ -43,7 +43,7 @@ def sync_check(session: Session, *, folder: Path | None, contents: bool) -> None
     session.show({"folders": [_document(known, checked) for known, checked in found]}, lambda: _show(found))
     count = sum(len(checked.differences) for _, checked in found)
     if count:
-        raise Differs(count=count)
+        raise Differs(found=counted(count, "difference"))
 
 
 def _check(api: Api, folder: Folder, *, contents: bool) -> Checked:
@@ -91,9 +91,10 @@ def _show(found: list[tuple[Folder, Checked]]) -> None:
         write_line("No folder is synced on this computer. Begin with: holdfast sync DIR")
     for folder, checked in found:
         if not checked.differences:
-            write_line(f"{plain(folder.path)}: {checked.files} files, nothing differs.")
+            write_line(f"{plain(folder.path)}: {counted(checked.files, 'file')}, nothing differs.")
             continue
-        write_line(f"{plain(folder.path)}: {checked.files} files, {len(checked.differences)} differences:")
+        differences = counted(len(checked.differences), "difference")
+        write_line(f"{plain(folder.path)}: {counted(checked.files, 'file')}, {differences}:")
         for one in checked.differences[:_SHOWN_MAX]:
             write_line(f"  {_line(one)}")
         if len(checked.differences) > _SHOWN_MAX:

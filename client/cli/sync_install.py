@@ -23,7 +23,7 @@ _TIMEOUT_S: Final = 30.0
 
 class NoSystemd(ClientError):
     code = "no_systemd"
-    template = "The unit was written to {path}, but systemd could not start it ({reason}). Start it with: {command}"
+    template = "Your systemd cannot be told of {path} now: {reason}. When it can be, run: {commands}"
 
 
 @click.command(cls=ServiceCommand)
@@ -43,8 +43,7 @@ def install(session: Session, *, folder: Path, remote: str) -> None:
         write_file_durably(path, unit_text(known, os.environ.get("HOLDFAST_HOME")).encode())
     except OSError as error:
         raise LocalTrouble(path=path, reason=error.strerror) from error
-    _systemctl(path, "daemon-reload")
-    _systemctl(path, "enable", "--now", unit_name(known))
+    _tell_systemd(path, "daemon-reload", f"enable --now {unit_name(known)}")
     document = {"path": known.path, "remote": known.remote, "unit": str(path)}
     session.show(document, lambda: write_line(f"{plain(known.path)} is synced from now on ({plain(str(path))})."))
 
@@ -57,22 +56,30 @@ def uninstall(session: Session, *, folder: Path) -> None:
     known = find(folder)
     path = unit_path(known)
     if path.exists():
-        _systemctl(path, "disable", "--now", unit_name(known))
+        _tell_systemd(path, f"disable --now {unit_name(known)}")
         path.unlink(missing_ok=True)
-        _systemctl(path, "daemon-reload")
+        _tell_systemd(path, "daemon-reload")
     document = {"path": known.path, "remote": known.remote, "unit": None}
     session.show(document, lambda: write_line(f"{plain(known.path)} is no longer synced by a service."))
 
 
-def _systemctl(unit: Path, *arguments: str) -> None:
-    """Raises NoSystemd with what to do by hand."""
-    command = ["systemctl", "--user", *arguments]
-    if shutil.which("systemctl") is None:
-        raise NoSystemd(path=unit, reason="there is no systemctl here", command=" ".join(command))
+def _tell_systemd(unit: Path, *calls: str) -> None:
+    """`calls` are arguments of systemctl. Raises NoSystemd with what to do by hand."""
+    commands = [f"systemctl --user {call}" for call in calls]
+    for done, command in enumerate(commands):
+        reason = _refusal(command.split())
+        if reason is not None:
+            raise NoSystemd(path=unit, reason=reason, commands=" && ".join(commands[done:]))
+
+
+def _refusal(command: list[str]) -> str | None:
+    """Runs it; why it failed, None when it did not."""
+    if shutil.which(command[0]) is None:
+        return f"there is no {command[0]} here"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoSystemd(path=unit, reason=str(error), command=" ".join(command)) from error
-    if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise NoSystemd(path=unit, reason=reason[0], command=" ".join(command))
+        return str(error)
+    if done.returncode == 0:
+        return None
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -9,9 +9,10 @@ import msgspec
 
 from client.cli.output import human_size, human_time, plain, write_line
 from client.cli.session import JsonCommand, Session
-from client.sync.folders import Folder, StatusFile, list_folders, read_status
+from client.sync.folders import Folder, ProblemLine, StatusFile, list_folders, read_status
 
 _SHOWN_MAX = 20
+_WARNING = "here it is synced"  # how client.sync.local.disk ends what it only warns of
 _WORDS = {"in_sync": "in sync", "syncing": "syncing", "blocked": "blocked", "offline": "offline"}
 
 
@@ -43,10 +44,19 @@ def _show(told: list[tuple[Folder, StatusFile]]) -> None:
         for row in status.conflicted[:_SHOWN_MAX]:
             write_line(f"  conflict: {plain(row.path)} was changed twice; the other copy is {plain(row.copy)}")
         for problem in status.problems[:_SHOWN_MAX]:
-            write_line(f"  not synced: {plain(problem.path)}: {plain(problem.reason)}")
+            write_line(f"  {_problem(problem)}")
+        if len(status.problems) > _SHOWN_MAX:
+            write_line("  … and more (with --json)")
         for error in status.errors[:5]:
             about = f"{plain(error.path)}: " if error.path else ""
             write_line(f"  {human_time(datetime.fromtimestamp(error.at, UTC))} {about}{plain(error.message)}")
+
+
+def _problem(problem: ProblemLine) -> str:
+    if not problem.path:
+        return plain(problem.reason)
+    word = "note" if problem.reason.endswith(_WARNING) else "not synced"
+    return f"{word}: {plain(problem.path)}: {plain(problem.reason)}"
 
 
 def _speed(status: StatusFile) -> str:

@@ -4,6 +4,7 @@
     sync/ID/state.db      the three trees (store.py)
     sync/ID/status.json   what the running client said last
     sync/ID/lock          held while a client runs
+    sync/ID/yes           somebody allows this client many deletes at once
 
 Guarantees: `folder.json` is replaced as a whole; a folder is run by one client at a time; a folder inside another
 synced folder is refused, since its files would travel twice.
@@ -258,6 +259,23 @@ def is_running(folder: Folder) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def give_yes(folder: Folder) -> None:
+    """Allow the running client the deletes that it asks about. Raises LocalTrouble."""
+    try:
+        (folder.state / "yes").touch(mode=0o600)
+    except OSError as error:
+        raise LocalTrouble(path=folder.state, reason=error.strerror) from error
+
+
+def take_yes(folder: Folder) -> bool:
+    """Whether somebody has given it since this was asked last."""
+    try:
+        (folder.state / "yes").unlink()
+    except OSError:
+        return False
+    return True
 
 
 def write_status(folder: Folder, status: StatusFile) -> None:

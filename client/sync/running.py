@@ -22,7 +22,7 @@ import msgspec
 import peewee
 
 from client.api import Api
-from client.errors import ExitCode, LocalTrouble, UsageProblem
+from client.errors import ExitCode, LocalTrouble, StateUnreadable, UsageProblem
 from client.fs.base import FileSystem
 from client.fs.base import Path as FsPath
 from client.fs.real import RealFileSystem
@@ -35,10 +35,13 @@ from client.sync.folders import (
     ConflictLine,
     FailureLine,
     Folder,
+    NotLoggedInFor,
     ProblemLine,
     StatusFile,
+    account_of,
     load,
     running,
+    take_yes,
     write_status,
 )
 from client.sync.idle import IdleCheck
@@ -80,7 +83,8 @@ class Options:
 
 
 class Running:
-    """One client of one folder. `stop` may be called from a signal handler; everything else from one thread."""
+    """One client of one folder. `stop` may be called from a signal handler; everything else from one thread.
+    `new_login`: it has ended because its person has logged in anew, and is to be run with that."""
 
     def __init__(
         self,
@@ -94,11 +98,12 @@ class Running:
     ) -> None:
         self.folder, self.account, self.api, self.options = folder, account, api, options
         self._on_conflict, self._on_status = on_conflict, on_status
+        self.new_login: Account | None = None
         self._clock = SystemClock()
         self._workers = ThreadWorkers(self._clock)
         self._stopping = False
         self._status_at = 0.0
-        self._choice_at = 0.0
+        self._look_at = 0.0
         self._status: StatusFile | None = None
         self._trouble_since: float | None = None
         self._speed = _Speed(self._clock)
@@ -122,6 +127,7 @@ class Running:
     def _run(self) -> StatusFile:
         with ExitStack() as stack:
             stack.enter_context(running(self.folder))
+            take_yes(self.folder)  # one that was given to an earlier client, and came too late
             # What the last client left there is not how the folder is now.
             self._show(StatusFile(state=State.SYNCING, queued=1, pid=os.getpid()))
             try:
@@ -283,8 +289,10 @@ class Running:
             tidying.step()
             engine.step(self._clock.monotonic() + STATUS_S)
             self._tell(engine)
-            self._take_up_choice(engine)
+            self._look_outside(engine)
             idle.step()
+            if self.new_login is not None:
+                return
             if self.options.once and (engine.is_settled() or self._gives_up(engine)):
                 return
 
@@ -292,16 +300,23 @@ class Running:
         entries = self.api.list_folder(self.folder.remote, recursive=True)
         return check(self.folder.state / "state.db", fs, entries, read_selection(self.folder, fs))
 
-    def _take_up_choice(self, engine: Engine) -> None:
-        """What is left out may be chosen anew while this runs (`holdfast sync select`)."""
+    def _look_outside(self, engine: Engine) -> None:
+        """What other commands leave for a running client: another choice of what is left out (`holdfast sync select`),
+        a yes to many deletes, and while the service does not answer it, a new login."""
         now = self._clock.monotonic()
-        if now < self._choice_at:
+        if now < self._look_at:
             return
-        self._choice_at = now + STATUS_S
+        self._look_at = now + STATUS_S
         chosen = load(self.folder)
         if chosen is not None and chosen.excluded != self.folder.excluded:
             self.folder = chosen
             engine.reload_rules()
+        if take_yes(self.folder):
+            engine.allow_deletes()
+        if engine.state()[0] is State.OFFLINE:
+            with suppress(NotLoggedInFor, StateUnreadable):
+                account = account_of(self.folder)
+                self.new_login = account if account != self.account else None
 
     def _gives_up(self, engine: Engine) -> bool:
         """A service or disk that does not answer may be back in a moment."""

@@ -115,7 +115,7 @@ def test_without_a_session_of_systemd_install_says_what_to_do(ann: Device) -> No
     ann._environment.pop("DBUS_SESSION_BUS_ADDRESS", None)
     ann._environment.pop("XDG_RUNTIME_DIR", None)
     told = ann.run("sync", "install", ann.root, expect=ExitCode.FAILED).stderr
-    assert "systemctl" in told
+    assert "systemctl --user enable --now holdfast-sync-" in told
     (unit,) = (config / "systemd" / "user").glob("holdfast-sync-*.service")
     assert str(ann.root) in unit.read_text()
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import signal
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,12 +146,18 @@ class Device:
         self.root.mkdir(parents=True)
         self.client: fork_server.Command | None = None
         self._environment = child_environment(HOLDFAST_HOME=str(self.home))
+        self._url = url
+        self.log_in()
+
+    def log_in(self) -> None:
+        """Register this computer, also when it is known already."""
         password_file = self.base / "password"
         password_file.write_text(PASSWORD)
-        arguments = ["login", url or user.session.url, "--email", user.email, "--password-file", str(password_file)]
-        if url is None or url.startswith("https:"):
+        url, user = self._url or self.user.session.url, self.user
+        arguments = ["login", url, "--email", user.email, "--password-file", str(password_file)]
+        if url.startswith("https:"):
             arguments += ["--ca-file", user.appliance.description["ca_file"]]
-        self.run(*arguments, "--device-name", name)
+        self.run(*arguments, "--device-name", self.name)
 
     # --- commands
 
@@ -311,14 +317,23 @@ def settle(user: User, *devices: Device, rounds: int = 3) -> dict[str, Entry]:
     return check_equal(user, *devices)
 
 
-def wait_until_equal(user: User, *devices: Device, timeout_s: float = 30.0, remote: str = "/") -> dict[str, Entry]:
-    """Wait until continuous clients have brought all to the same and say so."""
+def wait_until_equal(
+    user: User,
+    *devices: Device,
+    timeout_s: float = 30.0,
+    remote: str = "/",
+    look: Callable[[Device, dict[str, Any]], None] = lambda device, told: None,
+) -> dict[str, Entry]:
+    """Wait until continuous clients have brought all to the same and say so. `look` sees again and again what each of
+    them tells."""
 
     def equal() -> bool:
         return not differences(trees_of(user, *devices, remote=remote))
 
     def all_in_sync() -> bool:
         told = [device.status() for device in devices]
+        for device, row in zip(devices, told, strict=True):
+            look(device, row)
         return equal() and all(row["state"] == "in_sync" and not row["queued"] for row in told)
 
     try:

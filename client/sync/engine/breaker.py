@@ -88,4 +88,4 @@ def _ask(wanted: int, done: int, total: int) -> str:
         what = f"Of {total} files {done} were deleted in the last minute, and this would delete {wanted} more."
     else:
         what = f"This would delete {wanted} of {total} files."
-    return f"{what} If that is meant, run this again with --allow-deletes; if not, put the files back."
+    return f"{what} If that is meant, run: holdfast sync DIR --allow-deletes; if not, put the files back."
