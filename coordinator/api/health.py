@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Final
 
@@ -13,6 +15,7 @@ from coordinator.api.base import ApiHandler
 from coordinator.api.routes import RouteSpec, operation
 from coordinator.metadata.db import ping
 from coordinator.metadata.schema.migrate import list_missing
+from coordinator.metadata.values import Group, GroupId
 from coordinator.metrics import expose
 from coordinator.protocol.errors import ApiError
 
@@ -20,7 +23,8 @@ DATABASE_TIMEOUT_S: Final = 2.0
 
 
 class Health(msgspec.Struct):
-    """`checks` says of each part "ok" or what is wrong."""
+    """`status`: ok, read_only (ready, but writes are refused) or unavailable; `checks` says of each part "ok" or what
+    is wrong."""
 
     status: str
     checks: dict[str, str] = {}
@@ -35,20 +39,30 @@ class Alive(ApiHandler):
 
 
 class Ready(ApiHandler):
-    """503 takes this worker out of a load balancer; the process itself is fine and comes back by itself."""
+    """503 takes this worker out of a load balancer; the process itself is fine and comes back by itself.
+
+    A cluster with too few nodes for a write still serves every read, so that refused writes alone are no 503 (all
+    workers would go at once, and nobody could read): they are told, and are one for who asks with `writes`.
+    """
 
     login_required = False
     _schema_is_current = False  # for all requests: a schema only goes forward, so it is asked for until it is current
 
-    @operation("Whether requests can be served now; 503 when not", answer=Health)
+    @operation("Whether requests can be served now; 503 when not", query={"writes": bool | None}, answer=Health)
     async def get(self) -> None:
-        checks = {
+        nodes = self.services.store.nodes
+        readable = count_readable(nodes.map.groups.values(), nodes.silent_slots())
+        serves = {
             "worker": "draining" if self.running.draining else "ok",
             "database": await self._check_database(),
-            "storage": self._check_storage(),
+            "reads": describe_reads(readable, len(nodes.map.groups)),
         }
-        ready = all(state == "ok" for state in checks.values())
-        self.answer(Health(status="ok" if ready else "unavailable", checks=checks), 200 if ready else 503)
+        placement = nodes.placement
+        writes = "ok" if placement.whole or placement.degraded else "refused: too few nodes answer"
+        ready = readable > 0 and serves["worker"] == serves["database"] == "ok"
+        status = "unavailable" if not ready else "ok" if writes == "ok" else "read_only"
+        wanted = ("ok",) if self.flag("writes") else ("ok", "read_only")
+        self.answer(Health(status=status, checks={**serves, "writes": writes}), 200 if status in wanted else 503)
 
     async def _check_database(self) -> str:
         try:
@@ -60,9 +74,17 @@ class Ready(ApiHandler):
             return "does not answer"
         return "ok" if Ready._schema_is_current else "its schema is older than this program"
 
-    def _check_storage(self) -> str:
-        placement = self.services.store.nodes.placement
-        return "ok" if placement.whole or placement.degraded else "too few nodes answer to take writes"
+
+def count_readable(groups: Iterable[Group], silent_slots: Iterable[tuple[GroupId, int]]) -> int:
+    """How many placement groups have enough slots that answer for every block in them to be read."""
+    silent = Counter(group_id for group_id, _ in silent_slots)
+    return sum(len(group.slots) - silent[group.id] >= group.k for group in groups)
+
+
+def describe_reads(readable: int, groups: int) -> str:
+    if readable == 0:
+        return "too few nodes answer"
+    return "ok" if readable == groups else "some files cannot be read: too few of their nodes answer"
 
 
 class OpenMetrics(ApiHandler):

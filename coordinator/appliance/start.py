@@ -213,7 +213,7 @@ class Start:
     async def _wait_until_ready(self) -> None:
         """At the first start all has to be well. Later the service also runs without a node, or for reading only."""
         ports = {node.name: (node.metrics_port, "/metrics") for node in self._layout.nodes}
-        ports |= {worker.name: (worker.metrics_port, "/readyz") for worker in self._layout.workers}
+        ports |= {worker.name: (worker.metrics_port, "/readyz?writes=true") for worker in self._layout.workers}
         wait = self._wait_for_answer if self._first else self._wait_or_go_on
         async with asyncio.TaskGroup() as waits:
             for child in self._supervisor.children:

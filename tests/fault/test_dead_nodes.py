@@ -32,6 +32,12 @@ def check_all(session: Session, prefix: str, files: dict[str, bytes]) -> None:
         assert answer.body == data
 
 
+def readiness(session: Session) -> tuple[int, str, str, str]:
+    answer = session.call("GET", "/readyz")
+    checks = answer.document["checks"]
+    return answer.status, answer.document["status"], checks["reads"], checks["writes"]
+
+
 def test_reads_go_on_and_writes_stop_at_the_second_dead_node(appliance: Appliance, tmp_path: Path) -> None:
     rng = make_random("dead nodes")
     files = {name: rng.randbytes(size) for name, size in SIZES.items()}
@@ -39,9 +45,11 @@ def test_reads_go_on_and_writes_stop_at_the_second_dead_node(appliance: Applianc
     put_all(session, "all-alive", files)
     victims = rng.sample(appliance.processes("node"), 2)
 
+    assert readiness(session) == (200, "ok", "ok", "ok")
     appliance.wait_until_gone(appliance.kill_child(victims[0].name))
     check_all(session, "all-alive", files)
     put_all(session, "one-dead", files)
+    assert readiness(session) == (200, "ok", "ok", "ok")
     check_all(session, "one-dead", files)
 
     appliance.wait_until_gone(appliance.kill_child(victims[1].name))
@@ -53,6 +61,10 @@ def test_reads_go_on_and_writes_stop_at_the_second_dead_node(appliance: Applianc
         assert answer.status == 503, answer
         assert answer.error_code == "cannot_take_write"
         assert session.get(f"/two-dead-{name}").status == 404, "nothing half-written is visible"
+
+    # A load balancer keeps the worker for the reads; who wants to write can ask for that.
+    assert readiness(session) == (200, "read_only", "ok", "refused: too few nodes answer")
+    assert session.call("GET", "/readyz", query={"writes": "true"}).status == 503
 
     # The command line says the same with its exit code.
     appliance.cli_login(tmp_path / "home")
