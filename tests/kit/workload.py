@@ -63,6 +63,19 @@ NAME_WORK: Final[Weights] = {
     "link": 1,
     "ignore": 1,
 }
+# The rules of what is ignored change again and again.
+RULE_WORK: Final[Weights] = {
+    "ignore": 3,
+    "create": 4,
+    "make_folder": 3,
+    "move": 3,
+    "move_folder": 3,
+    "rename": 2,
+    "edit": 3,
+    "delete": 2,
+    "delete_folder": 1,
+    "link": 1,
+}
 ALL_WORK: Final[Weights] = {
     kind: max(table.get(kind, 0) for table in (EDITS, FOLDER_WORK, NAME_WORK))
     for kind in sorted({*EDITS, *FOLDER_WORK, *NAME_WORK})
@@ -72,7 +85,7 @@ HOT_WORK: Final[Weights] = {"hot_create": 3, "hot_rewrite": 4, "hot_save": 5, "h
 # Files of several blocks, of which parts travel as deltas and ahead of their versions. Costs a second, so it is rare.
 LARGE_WORK: Final[Weights] = {"create_large": 3, "insert": 4, "overwrite": 3, "delete": 1, "rename": 1, "copy": 1}
 LARGE_SHARE: Final = 0.02
-TABLES: Final = (EDITS, FOLDER_WORK, NAME_WORK, ALL_WORK, HOT_WORK)
+TABLES: Final = (EDITS, FOLDER_WORK, NAME_WORK, ALL_WORK, HOT_WORK, RULE_WORK)
 
 WEB_WORK: Final[Weights] = {"create": 3, "edit": 4, "move": 3, "delete": 2, "make_folder": 2, "restore": 1}
 
@@ -86,6 +99,7 @@ FATE_WORK: Final[Weights] = {
     "reset_cursors": 1,
     "restore_service": 1,  # from a backup: what happened since is not known there any more
     "lose_events": 2,
+    "select": 2,  # the person leaves something out on this computer, or wants it back
     "jump_clock": 1,
     "fail_disk": 2,
     "fill_disk": 1,

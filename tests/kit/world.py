@@ -3,7 +3,7 @@
 `run(workload, schedule)` plays one history and judges its end; the same arguments give the same trace. What must hold
 in the end, when all faults are over and everybody is done:
 
-- every disk shows the same, and so does the service (but for what is ignored, or reported as a problem);
+- every disk shows what the service does (but for what is left out there, or reported as a problem);
 - every client's three trees say what disk and service are;
 - nobody's writing is lost: what was written and never replaced or deleted by anybody who saw it is on the disks, and
   everything that was ever written is still on some disk, in the service's history or in a local trash;
@@ -337,6 +337,8 @@ class Climate:
     page_max: int
     deletes_max: int
     slow_disk: float  # probability that a call of the file system, or of a person's program, takes up to SLOW_DISK_S
+    step_entries: int  # so many entries of a scan are stored at once
+    selects_all: bool  # in the end nobody leaves anything out any more
 
     @classmethod
     def draw(cls, tape: random.Random, *, faults: bool) -> Climate:
@@ -350,6 +352,8 @@ class Climate:
             page_max=tape.choice((2000, 2000, 3, 1)),
             deletes_max=tape.choice((DELETES_MANY, DELETES_MANY, 1)),
             slow_disk=tape.choice((0.0, 0.1, 0.5, 1.0)),
+            step_entries=tape.choice((2000, 5, 1)),
+            selects_all=tape.random() < 0.5,
         )
 
 
@@ -418,6 +422,7 @@ class Client:
         self.disk_errors = 0.0
         self.deaf = False
         self.allows_deletes = False
+        self.excluded: set[Path] = set()  # what the person leaves out on this computer
         self.database = world.folder / f"{self.name}.db"
         self.database.write_bytes(empty_database())
         self.snapshots: list[bytes] | None = [] if world.needs("power_cut") else None
@@ -433,6 +438,7 @@ class Client:
         self._reader: Reader | None = None
         self._connection: SimConnection | None = None
         self._watcher: SimWatcher | None = None
+        self._workers: SimWorkers | None = None
 
     @property
     def is_up(self) -> bool:
@@ -472,7 +478,7 @@ class Client:
         world, scheduler, clock = self.world, self.world.scheduler, self.clock
         assert self.machine is not None
         tape = random.Random(f"{self.name} {world.schedule} {self.starts}")
-        workers = SimWorkers(scheduler, self.machine, self.name)
+        workers = self._workers = SimWorkers(scheduler, self.machine, self.name)
         fs = FakeFileSystem(self.disk, on_call=self._touch_disk, on_step=self._touch_disk)
         fs.lock()
         if fs.read_marker() is None:
@@ -496,7 +502,9 @@ class Client:
         self.disk.on_event = self._tell_watcher
         feed = Feed(remote, api, workers, clock, tape, "/", True, lambda: None)
         disk = Disk(
-            fs, store, reader, workers, clock, tape, selection, set(), lambda: None, scheduler.sleep, rescan_s=RESCAN_S
+            *(fs, store, reader, workers, clock, tape, selection, set(), lambda: None, scheduler.sleep),
+            rescan_s=RESCAN_S,
+            step_entries=world.climate.step_entries,
         )
         return Engine(
             store=store,
@@ -535,9 +543,9 @@ class Client:
                 buffer = bytearray(file.stat().size)
                 count = file.read_at(0, memoryview(buffer))
         except OSError:
-            return Selection()
+            return Selection("", self.excluded)
         rules = bytes(buffer[:count]).decode("utf-8", "replace")
-        return Selection(rules)
+        return Selection(rules, self.excluded)
 
     def _touch_disk(self, name: str) -> None:
         """Before each call and each step of one."""
@@ -558,6 +566,14 @@ class Client:
             self.deaf = False
             if self._watcher is not None:
                 self._watcher.tell(None)
+
+    def select(self, excluded: set[Path]) -> None:
+        """The person chooses anew what is left out here."""
+        self.excluded = excluded
+        if self.engine is not None:
+            self.engine.reload_rules()
+            assert self._workers is not None
+            self._workers.wake()
 
     # --- what it says of itself ---------------------------------------------------------------------------------
 
@@ -604,17 +620,30 @@ class Client:
                 found.append((local, remote))
         return found
 
-    def ignores(self) -> Callable[[Path], bool]:
-        """The rules that this disk's ignore file holds now."""
+    def left_out(self) -> Callable[[Path], bool]:
+        """What its rules and its person leave out, what it calls a problem, and all below."""
         assert self.engine is not None
         selection = self.engine.disk.selection
-        found = dict(walk(self.disk))
+        folders = {
+            path
+            for shown in (shown_on(self.disk), shown_by(self.world.service))
+            for path, (kind, _, _) in shown.items()
+            if kind == "folder"
+        }
+        keys = {_keys(path) for path in self.problems()}
+        pairs = [(_keys(local), _keys(remote)) for local, remote in self.pairs()]
+        while more := {
+            other for pair in pairs for one, other in (pair, pair[::-1]) if one in keys and other not in keys
+        }:
+            keys |= more  # what waits for a problem to go away
 
-        def is_ignored(path: Path) -> bool:
-            kind = found.get(path)
-            return selection.is_ignored(path, kind is not None and kind.kind is FileKind.FOLDER)
+        def is_left_out(path: Path) -> bool:
+            above = _keys(path)
+            if any(above[:depth] in keys for depth in range(1, len(above) + 1)):
+                return True
+            return selection.is_ignored(path, path in folders)
 
-        return is_ignored
+        return is_left_out
 
     def remote_tree(self) -> Shown:
         store = self._store
@@ -638,10 +667,11 @@ class Client:
 
         return {path: _shown(node.kind, node.content) for path, node in below(store.local_root, ())}
 
-    def disagreements(self, left_out: Callable[[Path], bool]) -> list[str]:
+    def disagreements(self) -> list[str]:
         """Nodes that the database itself calls different, though the client says that it is in sync."""
         store = self._store
         assert store is not None
+        left_out = self.left_out()
         wrong = []
         for remote_id in store.dirty_remote():
             node, path = store.remote(remote_id), store.remote_path(remote_id)
@@ -653,6 +683,10 @@ class Client:
                 wrong.append(f"{self.name}: synced tree: remote node {remote_id} is not settled ({node})")
         for local_id in store.dirty_local():
             local, path = store.local(local_id), store.local_path(local_id)
+            pair = store.synced_local(local_id)
+            gone_from = None if local is not None or pair is None else store.remote_path(pair.id)
+            if gone_from is not None and left_out(gone_from):
+                continue
             if local is None or not (local.problem is not None or (path is not None and left_out(path))):
                 wrong.append(f"{self.name}: synced tree: local node {local_id} is not settled ({local})")
         return wrong
@@ -827,6 +861,8 @@ class World:
             client.disk_errors = 0.0
             client.disk.capacity = 1 << 40
             client.hear()
+            if self.climate.selects_all:
+                client.select(set())
             if not client.is_up:
                 client.start()
 
@@ -914,6 +950,14 @@ class World:
         self._for_a_while(tape)
         client.hear()
 
+    def _fate_select(self, tape: random.Random, client: Client) -> None:
+        """The person leaves something out on this computer, or wants something back."""
+        there = sorted({*shown_on(client.disk), *shown_by(self.service)})
+        if client.excluded and tape.random() < 0.5:
+            client.select(client.excluded - {tape.choice(sorted(client.excluded))})
+        elif there:
+            client.select(client.excluded | {tape.choice(there)})
+
     def _fate_jump_clock(self, tape: random.Random, client: Client) -> None:
         jump = tape.choice((-3600.0, 3600.0, -90000.0, 1e6))
         client.clock.jump(jump)
@@ -941,39 +985,27 @@ class World:
     # --- the end ------------------------------------------------------------------------------------------------
 
     def _unequal(self) -> list[str]:
-        return differences(self._trees(), self._left_out())
-
-    def _left_out(self) -> Callable[[Path], bool]:
-        """What is ignored by the rules of any client, or is a problem somewhere, and all below it."""
-        keys = {_keys(path) for client in self.clients for path in client.problems()}
-        pairs = [(_keys(local), _keys(remote)) for client in self.clients for local, remote in client.pairs()]
-        while more := {
-            other for pair in pairs for one, other in (pair, pair[::-1]) if one in keys and other not in keys
-        }:
-            keys |= more  # what waits for a problem to go away
-        ignores = [client.ignores() for client in self.clients]
-
-        def left_out(path: Path) -> bool:
-            above = _keys(path)
-            if any(above[:depth] in keys for depth in range(1, len(above) + 1)):
-                return True
-            return any(ignore(path) for ignore in ignores)
-
-        return left_out
+        """Each disk against the service."""
+        service = shown_by(self.service)
+        return [
+            line
+            for client in self.clients
+            for line in differences({"service": service, client.name: shown_on(client.disk)}, client.left_out())
+        ]
 
     def judge(self) -> list[str]:
         return [*self._unequal(), *self._lost(), *self._invented(), *self._repeated_copies(), *self._wrong_trees()]
 
     def _wrong_trees(self) -> list[str]:
         """The three trees of each client against the service and its disk."""
-        left_out = self._left_out()
         wrong = []
         for client in self.clients:
+            left_out = client.left_out()
             trees = {"its remote tree": client.remote_tree(), "the service": shown_by(self.service)}
             wrong += [f"{client.name}: remote tree: {line}" for line in differences(trees, left_out)]
             trees = {"its local tree": client.local_tree(), "its disk": shown_on(client.disk)}
             wrong += [f"{client.name}: local tree: {line}" for line in differences(trees, left_out)]
-            wrong += client.disagreements(left_out)
+            wrong += client.disagreements()
         return wrong
 
     def _lost(self) -> list[str]:

@@ -60,6 +60,7 @@ class Disk:
     pause: Callable[[float], None]
     check_root: Callable[[], str | None] = lambda: None
     rescan_s: float | None = None
+    step_entries: int = STEP_ENTRIES
     trouble: str | None = None
     scans_done: int = 0  # the number of the last one that came to its end, counted as in `scans_begun`
     scans_begun: int = 0
@@ -173,7 +174,8 @@ class Disk:
         self._stepping = True
         scan = self._scan
         assert scan is not None
-        self.workers.submit(partial(_advance, scan, self.clock, self.check_root), self._advanced)
+        step = partial(_advance, scan, self.clock, self.check_root, self.step_entries)
+        self.workers.submit(step, self._advanced)
 
     def _begin_scan(self) -> None:
         scanner = Scanner(self.fs, self.tree, self.selection, self.store.new_local_id, self.busy)
@@ -332,18 +334,20 @@ class RootLost(Exception):
     """What is at the root's path is not the synced folder: a sentence says so."""
 
 
-def _advance(scan: Iterator[Changes], clock: Clock, check_root: Callable[[], str | None]) -> tuple[list[Changes], bool]:
+def _advance(
+    scan: Iterator[Changes], clock: Clock, check_root: Callable[[], str | None], entries_max: int
+) -> tuple[list[Changes], bool]:
     """Some steps of the scan, and whether it is at its end. Runs in a worker.
 
     The root is looked at after the steps, so that what they did not find was looked for in the right folder.
     """
-    steps, finished = _collect(scan, clock)
+    steps, finished = _collect(scan, clock, entries_max)
     if steps and (trouble := check_root()) is not None:
         raise RootLost(trouble)
     return steps, finished
 
 
-def _collect(scan: Iterator[Changes], clock: Clock) -> tuple[list[Changes], bool]:
+def _collect(scan: Iterator[Changes], clock: Clock, entries_max: int) -> tuple[list[Changes], bool]:
     deadline = clock.monotonic() + STEP_S
     steps: list[Changes] = []
     entries = 0
@@ -351,7 +355,7 @@ def _collect(scan: Iterator[Changes], clock: Clock) -> tuple[list[Changes], bool
         if changes.upserts or changes.ignored or changes.gone or changes.listed or changes.problems or changes.to_read:
             steps.append(changes)
         entries += len(changes.upserts) + 1
-        if entries >= STEP_ENTRIES or clock.monotonic() >= deadline:
+        if entries >= entries_max or clock.monotonic() >= deadline:
             return steps, False
     return steps, True
 
