@@ -22,15 +22,18 @@ from tests.kit.cluster import Appliance
 
 
 class Lossy(Connection):
-    """While `lose`, every POST is carried out, its answer lost, and made again, as after a broken connection."""
+    """While `lose`, every POST is carried out, its answer lost, and made again, as after a broken connection. Unless it
+    `arrives` it is not even carried out the first time."""
 
     lose = False
+    arrives = True
     meanwhile: Callable[[], object] | None = None  # what another device does between the two
 
     def call(self, method: str, path: str, **more: Any) -> Answer:
         if not self.lose or method != "POST":
             return super().call(method, path, **more)
-        super().call(method, path, **more)
+        if self.arrives:
+            super().call(method, path, **more)
         if self.meanwhile is not None:
             self.meanwhile()
         again = super().call(method, path, **more)
@@ -48,8 +51,7 @@ def line(shared_appliance: Appliance, user: User) -> Iterator[Lossy]:
 @pytest.fixture
 def api(line: Lossy) -> Iterator[Api]:
     yield Api(line)
-    line.lose = False
-    line.meanwhile = None
+    line.lose, line.arrives, line.meanwhile = False, True, None
 
 
 @pytest.fixture
@@ -108,6 +110,24 @@ def test_a_delete_whose_place_somebody_takes_before_the_repeat(api: Api, line: L
     line.meanwhile = take
     assert api.delete(file.path, file_id=file.id) == 0
     assert api.find(file.path) is not None
+
+
+def test_a_delete_that_never_arrived_is_not_taken_for_done_when_a_folder_above_has_moved(
+    api: Api, line: Lossy, place: types.Metadata
+) -> None:
+    """Its path is not found then, which says nothing about the file."""
+    above = api.create_folder(f"{place.path}/above")
+    file = put(api, f"{above.path}/f", b"1")
+
+    def move() -> None:
+        line.lose = False
+        api.move_id(above.id, above.path, f"{place.path}/moved", parent_id=place.id)
+
+    line.lose, line.arrives, line.meanwhile = True, False, move
+    with pytest.raises(Refused) as refused:
+        api.delete(file.path, file_id=file.id, base_version=1)
+    assert refused.value.code == "not_found"
+    assert api.find_id(file.id) is not None
 
 
 def test_a_delete_of_what_changed_is_refused(api: Api, place: types.Metadata) -> None:
