@@ -1013,6 +1013,10 @@ class World:
         live = {node.current.content for node in self.service.tree().values() if not node.is_folder}
         stored = self.service.stored_contents()
         aside = {content for client in self.clients for content in kept_aside(client.disk)}
+        # What left a disk because its person left it out there is lost with a service that is put back to before it
+        # was stored; a restore may come at any time after that, so only the local trash can help.
+        if self.needs("restore_service") and self.needs("select"):
+            on_disks |= aside
         wrong = []
         for content, who in self.ledger.written.items():
             digest = digest_of(content)

@@ -99,7 +99,7 @@ def test_a_scan_that_failed_is_made_up_for_by_the_next_one(rig: Rig, monkeypatch
 
 def test_a_scan_waits_for_the_reads_so_that_memory_stays_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "UNREAD_MAX", 50)
-    monkeypatch.setattr(disk, "STEP_ENTRIES", 10)
+    rig.disk.step_entries = 10
     for folder in range(40):
         rig.files.user.mkdir((f"d{folder}",))
         for file in range(20):
