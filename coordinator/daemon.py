@@ -146,6 +146,7 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
         runner=make_runner(config.name, db, store, hub, clock),
         logins=LoginGuard(
             cpu,
+            db,
             per_account_max=config.login_failures_per_account_max,
             per_address_max=config.login_failures_per_address_max,
         ),

@@ -7,7 +7,7 @@ Does not: know users (metadata.accounts) or sessions.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -15,6 +15,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from coordinator.blocks.cpu import CpuPool
+from coordinator.metadata.db import Door
+from coordinator.metadata.logins import account_key, address_key, count_guess, take_back
 from coordinator.protocol.errors import TooManyRequests, Unavailable
 
 # A crowd of guessers must not starve uploads of the CPU pool, nor the machine of memory.
@@ -48,67 +50,42 @@ def _hash_of_nobody() -> str:
     return _HASHER.hash("nobody has this password")
 
 
-class GuessLimit:
-    """How many guesses within `window_s` each key (an account, an address) has left. Time is passed in, in seconds.
+class LoginGuard:
+    """Stands before every check of a password; what was guessed is counted in the database, for all workers together.
 
-    A guess is counted before the password is checked, so that guesses side by side cannot outrun the limit, and taken
-    back when it was right. Keeps at most `keys_max` keys: beyond that the one whose window is oldest is forgotten.
+    Owned by the event loop. `_checking` counts the checks of this worker that are under way.
     """
 
-    def __init__(self, guesses_max: int, *, window_s: float = 60.0, keys_max: int = 10_000) -> None:
-        self._guesses_max = guesses_max
-        self._window_s = window_s
-        self._keys_max = keys_max
-        self._windows: OrderedDict[str, tuple[float, int]] = OrderedDict()  # key -> (end, guesses), oldest first
-
-    def guess(self, key: str, now: float) -> float:
-        """Count one guess. 0.0, or when there are none left the seconds until there are."""
-        end, guesses = self._windows.get(key, (0.0, 0))
-        if now >= end:
-            self._windows.pop(key, None)
-            end, guesses = now + self._window_s, 0
-        if guesses >= self._guesses_max:
-            return end - now
-        self._windows[key] = (end, guesses + 1)
-        if len(self._windows) > self._keys_max:
-            self._windows.popitem(last=False)
-        return 0.0
-
-    def take_back(self, key: str) -> None:
-        """The guess was right."""
-        if key in self._windows:
-            end, guesses = self._windows[key]
-            self._windows[key] = (end, max(0, guesses - 1))
-
-
-class LoginGuard:
-    """Stands before every check of a password. Owned by the event loop; each worker has its own."""
-
-    def __init__(self, cpu: CpuPool, *, per_account_max: int, per_address_max: int) -> None:
+    def __init__(self, cpu: CpuPool, db: Door, *, per_account_max: int, per_address_max: int) -> None:
         """How many wrong guesses a minute there may be for each account and from each address."""
         self._cpu = cpu
-        self._by_account = GuessLimit(per_account_max)
-        self._by_address = GuessLimit(per_address_max)
+        self._db = db
+        self._per_account_max = per_account_max
+        self._per_address_max = per_address_max
         self._checking = 0
 
-    async def check(self, account: str, address: str, stored: str | None, password: str, now: float) -> bool:
-        """Whether it is the password of `account` (any spelling of the name); `now` in seconds.
+    async def check(self, email: str, address: str, stored: str | None, password: str) -> bool:
+        """Whether it is the password of the account with this address.
 
         Raises TooManyRequests, and Unavailable when too many passwords are being checked at this moment.
         """
         if self._checking >= CHECKS_MAX:
             raise Unavailable  # before anything is counted: a busy service must not use up anybody's guesses
-        account = account.casefold()
-        wait_s = max(self._by_account.guess(account, now), self._by_address.guess(address, now))
-        if wait_s > 0:
-            raise TooManyRequests(retry_after_s=math.ceil(wait_s))
+        most = {account_key(email): self._per_account_max, address_key(address): self._per_address_max}
         self._checking += 1
-        right = True  # until the check says otherwise: when it cannot be made, the guess does not count
         try:
-            right = await self._cpu.run(verify_password, stored, password)
-            return right
+            if (wait_s := await self._db.run(count_guess, most)) > 0:
+                raise TooManyRequests(retry_after_s=math.ceil(wait_s))
+            return await self._check_counted(most, stored, password)
         finally:
             self._checking -= 1
-            if right:
-                self._by_account.take_back(account)
-                self._by_address.take_back(address)
+
+    async def _check_counted(self, most: Mapping[bytes, int], stored: str | None, password: str) -> bool:
+        try:
+            right = await self._cpu.run(verify_password, stored, password)
+        except Unavailable:
+            await self._db.run(take_back, most)  # no answer, no guess
+            raise
+        if right:
+            await self._db.run(take_back, most)
+        return right

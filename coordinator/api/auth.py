@@ -49,9 +49,8 @@ class LogIn(ApiHandler):
         """The user whose password this is. Raises WrongPassword, TooManyRequests, Unavailable."""
         login = await self.services.db.run(accounts.get_login, body.email)
         stored = None if login is None else login.password_hash
-        guard, now = self.services.logins, self.services.clock.monotonic()
         try:
-            right = await guard.check(body.email, self.client_address, stored, body.password, now)
+            right = await self.services.logins.check(body.email, self.client_address, stored, body.password)
             if login is None or not right:
                 raise WrongPassword
         except ApiError as error:

@@ -89,7 +89,7 @@ def add_user(
             (user_id,) = db.one(
                 """INSERT INTO user_account (email, email_key, name, password_hash, wrapped_key, quota_bytes, is_admin)
                    VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING id""",
-                (email, _email_key(email), name or "", password_hash, account_key, quota_bytes, is_admin),
+                (email, email_key(email), name or "", password_hash, account_key, quota_bytes, is_admin),
             )
             home = _add_tree(AccountId(user_id), "home", "")
             db.run(
@@ -103,7 +103,7 @@ def add_user(
 
 
 def get_user(email: str) -> User | None:
-    found = db.row(f"SELECT {_USER} FROM user_account u WHERE u.email_key = %s", (_email_key(email),))
+    found = db.row(f"SELECT {_USER} FROM user_account u WHERE u.email_key = %s", (email_key(email),))
     return _user(found) if found else None
 
 
@@ -111,7 +111,7 @@ def get_login(email: str) -> Login | None:
     """For checking a password. None for an unknown or disabled user (take the same time in both cases)."""
     found = db.row(
         f"SELECT {_USER}, u.password_hash FROM user_account u WHERE u.email_key = %s AND u.disabled_at IS NULL",
-        (_email_key(email),),
+        (email_key(email),),
     )
     return Login(_user(found[:-1]), found[-1]) if found else None
 
@@ -136,7 +136,7 @@ def set_quota(email: str, quota_bytes: int) -> User:
 
 def _changed_user(email: str, change: str, params: tuple[object, ...]) -> User:
     found = db.row(
-        f"UPDATE user_account u SET {change} WHERE u.email_key = %s RETURNING {_USER}", (*params, _email_key(email))
+        f"UPDATE user_account u SET {change} WHERE u.email_key = %s RETURNING {_USER}", (*params, email_key(email))
     )
     if found is None:
         raise NotFound(what="user")
@@ -147,7 +147,8 @@ def _user(row: db.Row) -> User:
     return User(*row)
 
 
-def _email_key(email: str) -> str:
+def email_key(email: str) -> str:
+    """The same for every spelling under which an address is found."""
     return name_key(email.strip())
 
 
