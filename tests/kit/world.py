@@ -31,6 +31,7 @@ from typing import Any, Final
 from client.fs.base import OWN_FOLDER, FileKind, Path
 from client.fs.fake import FakeDisk, FakeFileSystem, Inode
 from client.sync.engine.loop import Engine, Settings, State
+from client.sync.engine.unselect import take_up
 from client.sync.local.disk import Disk
 from client.sync.local.findings import DirtyFolder
 from client.sync.local.selection import Selection
@@ -498,6 +499,7 @@ class Client:
         reader = self._reader = Reader(store)
         selection = self._load_rules(fs)
         remote = RemoteSide(store, selection, self.index + 1)
+        take_up(store, fs, remote, selection)
         watcher = self._watcher = SimWatcher(scheduler)
         self.disk.on_event = self._tell_watcher
         feed = Feed(remote, api, workers, clock, tape, "/", True, lambda: None)
