@@ -143,11 +143,7 @@ class _Run:
         self._listed.add(folder.id)
         step = self._step(folder)
         step.changes.listed.append(path)
-        known = {
-            node.name: node
-            for node in self._tree.local_children(folder.id)
-            if self._where.is_here(node, (*path, node.name))
-        }
+        known = self._known_in(folder, dict(entries))
         entries.sort()
         clashes = self._clashes(path, entries, known)
         for name, stat in entries:
@@ -163,6 +159,20 @@ class _Run:
             self._look_at_entry(step, name, stat, node=node, clash=clashes.get(name))
         self._where.missing.update(node.id for node in known.values() if (folder.id, node.name) not in self._busy)
         return step
+
+    def _known_in(self, folder: Folder, entries: Mapping[str, Stat]) -> dict[str, LocalNode]:
+        """The stored children of the folder, by name. A client that was killed while it stored a scan may have left two
+        at one place: the one that is there is meant, and the others are missing."""
+        known: dict[str, LocalNode] = {}
+        for node in self._tree.local_children(folder.id):
+            if not self._where.is_here(node, (*folder.path, node.name)):
+                continue
+            other, stat = known.get(node.name), entries.get(node.name)
+            if other is None or (stat and (stat.inode, stat.kind.value) == (node.stamp.inode, node.kind.value)):
+                known[node.name] = node
+            if other is not None:
+                self._where.missing.add(node.id if known[node.name] is other else other.id)
+        return known
 
     def _look_at_entry(self, step: Step, name: str, stat: Stat, *, node: LocalNode | None, clash: str | None) -> None:
         path, changes = (*step.folder.path, name), step.changes
@@ -213,6 +223,8 @@ class _Run:
         while folders := self._where.take(FileKind.FOLDER):
             sure = self._where.assign(folders)
             for found in folders:
+                if found.owner is not None and found.owner.id in self._listed:
+                    found.owner = None  # the folder around it has just been placed, and another is at its place in that
                 if not sure or found.owner is not None:
                     yield from self._place(found)
                 else:
@@ -276,11 +288,18 @@ class _Run:
         if parent is None:
             return False
         try:
-            return self._fs.stat((*parent, node.name)).kind.value != node.kind
+            stat = self._fs.stat((*parent, node.name))
+            return stat.kind.value != node.kind or (stat.inode != node.stamp.inode and self._is_occupied(node))
         except (FileNotFoundError, NotADirectoryError):
             return True
         except OSError:
             return False
+
+    def _is_occupied(self, node: LocalNode) -> bool:
+        """Whether another known node is at the node's place."""
+        assert node.parent_id is not None
+        named = self._tree.local_named(node.parent_id, node.key)
+        return any(other.name == node.name and other.id not in self._where.missing for other in named)
 
     # --- paths ----------------------------------------------------------------------------------------------------
 

@@ -194,6 +194,33 @@ def test_whatever_the_user_does_the_tree_is_the_disk(seed: int) -> None:
             raise AssertionError(f"seed {seed}") from error
 
 
+def test_what_was_taken_out_of_a_moved_folder_that_has_another_in_its_place_is_looked_into(device: Device) -> None:
+    device.user.rename(("d2", "sub"), ("e",))
+    device.user.rename(("d2",), ("d3",))
+    device.user.mkdir(("d3", "sub"))
+    after = rescan(device, "all")
+    assert {"d3/sub", "e/c"} <= set(after)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_scan_that_was_cut_off_anywhere_is_made_good_by_the_next(seed: int) -> None:
+    """What a killed client has stored of a scan may have two nodes at one place: that one of them has gone elsewhere,
+    the rest was to tell."""
+    rng = random.Random(seed)
+    device = Device()
+    for _ in range(rng.randint(3, 12)):
+        for _ in range(rng.randint(1, 8)):
+            act(rng, device)
+        steps = list(device.scanner().scan())
+        for changes in steps[: rng.randint(0, len(steps))]:
+            device.store(changes)
+        device.scan()
+        try:
+            device.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
 def act(rng: random.Random, device: Device) -> None:
     user = device.user
     files, folders = list(user.files()), [(), *user.folders()]
