@@ -5,7 +5,6 @@ Does not: parse arguments or print (client.cli.sync), decide anything (engine.py
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import sqlite3
@@ -30,7 +29,8 @@ from client.state import Account, record_bug
 from client.sync.check import Checked, check
 from client.sync.desktop import Desktop
 from client.sync.engine.loop import Engine, Settings, State
-from client.sync.engine.unselect import take_up
+from client.sync.engine.rules import RETRY_S, RulesUnreadable, read_rules
+from client.sync.engine.unselect import last_rules
 from client.sync.folders import (
     ConflictLine,
     FailureLine,
@@ -64,7 +64,6 @@ from client.sync.workers import ThreadWorkers
 from coordinator.protocol.types import Kind
 from node.base.clock import Clock, SystemClock
 
-RULES_BYTES_MAX: Final = 1 << 20
 RESCAN_S: Final = 900.0
 STATUS_S: Final = 0.5
 GIVE_UP_S: Final = 5.0  # how long `--once` waits for a service that does not answer
@@ -110,6 +109,7 @@ class Running:
         self._desktop = Desktop(self._clock)
         self._watcher: Watcher | None = None
         self._rescued: list[FsPath] = []
+        self._rules_are_old = False
 
     def stop(self) -> None:
         self._stopping = True
@@ -139,7 +139,10 @@ class Running:
                 raise LocalTrouble(path=self.folder.path, reason=error.strerror or str(error)) from error
             except (root.RootMissing, root.RootForeign) as error:
                 return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid(), ended=True))
-            engine = self._make_engine(fs, store, stack)
+            if (selection := self._first_selection(fs, store)) is None:
+                assert self._status is not None
+                return self._show(msgspec.structs.replace(self._status, ended=True))
+            engine = self._make_engine(fs, store, selection, stack)
             stack.callback(self._transfers.close)
             tidying = Tidying(engine, chores(fs, self._clock), self._workers, self._clock)
             idle = IdleCheck(engine, partial(self._compare, fs), self._workers, self._clock)
@@ -208,7 +211,27 @@ class Running:
             return f"{self.folder.path} cannot be read now: {error.strerror}."
         return None
 
-    def _make_engine(self, fs: FileSystem, store: Store, stack: ExitStack) -> Engine:
+    def _first_selection(self, fs: FileSystem, store: Store) -> Selection | None:
+        """By the ignore file's rules or, where it cannot be read, by those that held last. Where none ever did, waits
+        until it can be read, since what it leaves out would be sent; None when this is to end before."""
+        while not self._stopping:
+            try:
+                return read_selection(self.folder, fs)
+            except RulesUnreadable as error:
+                if (rules := last_rules(store)) is not None:
+                    self._rules_are_old = True
+                    return _selection(self.folder, rules)
+                reason = (
+                    f"{IGNORE_FILE} cannot be used: {error.facts['reason']}. Nothing is synced until it can, since what"
+                    " it leaves out would be sent."
+                )
+            self._show(StatusFile(state=State.BLOCKED, reason=reason, pid=os.getpid()))
+            if self.options.once:
+                return None
+            self._workers.next_event(self._clock.monotonic() + RETRY_S)
+        return None
+
+    def _make_engine(self, fs: FileSystem, store: Store, selection: Selection, stack: ExitStack) -> Engine:
         source = random.Random()  # noqa: S311  # spreads retries, guards nothing
 
         def load_rules() -> Selection:
@@ -217,7 +240,6 @@ class Running:
                 self._watcher.refresh(selection.is_ignored)
             return selection
 
-        selection = load_rules()
         if not self.options.once:
             self._watcher = stack.enter_context(closing(Watcher(Path(self.folder.path), selection.is_ignored)))
             self._watcher.start()
@@ -236,7 +258,6 @@ class Running:
             self._clock,
         )
         remote = RemoteSide(store, selection, self.account.device_id)
-        take_up(store, fs, remote, selection)
         busy: set[Place] = set()
         feed = Feed(
             remote=remote,
@@ -262,7 +283,7 @@ class Running:
             check_root=partial(self._check_root, fs),
             rescan_s=None if self.options.once else RESCAN_S,
         )
-        return Engine(
+        engine = Engine(
             store=store,
             reader=reader,
             fs=fs,
@@ -283,6 +304,9 @@ class Running:
             on_conflict=self._note_conflict,
             on_mistake=_record_mistake,
         )
+        if self._rules_are_old:
+            engine.reload_rules()  # which tells that, and tries again
+        return engine
 
     def _loop(self, engine: Engine, idle: IdleCheck, tidying: Tidying) -> None:
         while not self._stopping:
@@ -421,21 +445,12 @@ def open_root(folder: Folder) -> Iterator[FileSystem]:
 
 
 def read_selection(folder: Folder, fs: FileSystem) -> Selection:
-    return Selection(_read_rules(fs), [tuple(path.strip("/").split("/")) for path in folder.excluded])
+    """Raises RulesUnreadable."""
+    return _selection(folder, read_rules(fs))
 
 
-def _read_rules(fs: FileSystem) -> str:
-    """The text of the ignore file, "" where there is none (a folder or a link is none). Raises LocalTrouble when it
-    cannot be read: without its rules, what it leaves out would be sent."""
-    try:
-        with fs.open((IGNORE_FILE,)) as file:
-            buffer = bytearray(min(file.stat().size, RULES_BYTES_MAX))
-            size = file.read_at(0, memoryview(buffer))
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENOTDIR):
-            return ""
-        raise LocalTrouble(path=IGNORE_FILE, reason=error.strerror or str(error)) from error
-    return buffer[:size].decode("utf-8", "replace")
+def _selection(folder: Folder, rules: str) -> Selection:
+    return Selection(rules, [tuple(path.strip("/").split("/")) for path in folder.excluded])
 
 
 def _record_mistake(error: Exception) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.engine.loop import Engine, Settings
+from client.sync.engine.rules import RulesUnreadable
 from client.sync.local.disk import Disk
 from client.sync.local.findings import DirtyFolder
+from client.sync.local.ignore import IGNORE_FILE
 from client.sync.local.selection import Selection
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
@@ -105,6 +107,7 @@ class Rig:
         self.conflicts: list[tuple[str, str]] = []
         self.mistakes: list[Exception] = []
         self.selection = Selection()  # what the ignore file says when it is read the next time
+        self.rules_trouble: str | None = None  # why it cannot be read
         reader = Reader(self.store)
         remote = RemoteSide(self.store, Selection(), 1)
         self.feed = Feed(remote, self.api, self.workers, self.clock, self.tape, "/", False, lambda: None)
@@ -136,13 +139,18 @@ class Rig:
             feed=self.feed,
             disk=self.local,
             remote=remote,
-            load_rules=lambda: self.selection,
+            load_rules=self._load_rules,
             on_conflict=lambda path, copy: self.conflicts.append((path, copy)),
             on_mistake=self.mistakes.append,
         )
 
     def pause(self, seconds: float) -> None:
         self.clock.at += seconds
+
+    def _load_rules(self) -> Selection:
+        if self.rules_trouble is not None:
+            raise RulesUnreadable(path=IGNORE_FILE, reason=self.rules_trouble)
+        return self.selection
 
     def look(self) -> None:
         """Somebody changed something on one of the sides."""

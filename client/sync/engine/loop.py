@@ -133,7 +133,8 @@ class Engine:
         self.feed.on_announced = self._prefetch
         self.store.begin_session()
         self._rules = Rules(
-            *(self.store, self.fs, self.disk, self.remote, self.workers), self.load_rules, on_change=self.note_change
+            *(self.store, self.fs, self.disk, self.remote, self.workers, self.clock, self.load_rules),
+            on_change=self.note_change,
         )
         self._breaker = DeleteBreaker(
             *(self.store, self.disk, self.remote, self.clock, self._naming),
@@ -175,7 +176,7 @@ class Engine:
         self._settled = False
 
     def reload_rules(self) -> None:
-        """What is left out was chosen anew."""
+        """What is left out was chosen anew, or the ignore file could not be read."""
         self._rules.reload()
 
     def allow_deletes(self) -> None:
@@ -275,9 +276,10 @@ class Engine:
         timer = self._holds.release()
         if not self._may_plan():
             return timer
+        timer = _sooner(timer, self._rules.next_due)
         self._sent.resolve(self._holds.busy)
         if self._pass is None and self._changed and self.clock.monotonic() < self._not_before:
-            timer = self._not_before if timer is None else min(timer, self._not_before)
+            timer = _sooner(timer, self._not_before)
         else:
             self._pull()
         self._lanes.start()
@@ -296,7 +298,7 @@ class Engine:
     def _has_settled(self) -> bool:
         at_work = self._pass is not None or self._pass_found or self._changed or self._lanes.active
         waiting = not self._holds.is_empty or not self._sent.is_empty or self._breaker.held is not None
-        return not at_work and not waiting and self.feed.is_idle and self.disk.is_idle
+        return not (at_work or waiting or self._rules.is_removing) and self.feed.is_idle and self.disk.is_idle
 
     def _pull(self) -> None:
         """Take operations from the plan while there is room."""
@@ -429,6 +431,10 @@ class Engine:
         """It only saves time, so what it meets is left to the download to tell; but for mistakes of our own."""
         if result.error is not None:
             self.tell_mistake(name, result.error)
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    return min((timer for timer in (one, other) if timer is not None), default=None)
 
 
 def _waits(node: Node, end: Node, path: str) -> str:

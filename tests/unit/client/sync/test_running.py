@@ -11,7 +11,12 @@ import pytest
 
 from client.fs.real import RealFileSystem
 from client.state import Account
-from client.sync.folders import register
+from client.sync.engine import unselect
+from client.sync.engine.loop import State
+from client.sync.engine.rules import BYTES_MAX
+from client.sync.folders import StatusFile, register
+from client.sync.local.selection import Selection
+from client.sync.remote.side import RemoteSide
 from client.sync.running import Options, Running
 from client.sync.store.store import Store
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, Stamp, SyncedNode
@@ -28,6 +33,7 @@ class Rig:
         self.path = base / "docs"
         self.path.mkdir()
         self.store = Store(None)
+        self.told: list[StatusFile] = []
         self.account = Account(
             url="https://files.example",
             service_id="s1",
@@ -50,15 +56,22 @@ class Rig:
             )
 
     def claim(self) -> None:
+        with closing(RealFileSystem(self.path, SystemClock())) as fs:
+            self._client()._claim_root(fs, self.store)
+
+    def _client(self) -> Running:
         folder = register(self.path, "/", self.account, None)
         api = SimpleNamespace(find=lambda path: SimpleNamespace(id=ROOT, kind=Kind.FOLDER))
-        client = Running(
+        return Running(
             *(folder, self.account, api, Options(once=True)),  # type: ignore[arg-type]  # an Api that only finds
             on_conflict=lambda path, copy: None,
-            on_status=lambda status: None,
+            on_status=self.told.append,
         )
+
+    def first_rules(self) -> str | None:
         with closing(RealFileSystem(self.path, SystemClock())) as fs:
-            client._claim_root(fs, self.store)
+            selection = self._client()._first_selection(fs, self.store)
+        return None if selection is None else selection.rules
 
     def knows_pairs(self) -> bool:
         return self.store.synced(RemoteId(20)) is not None
@@ -98,3 +111,19 @@ def test_a_folder_from_an_older_backup_is_met_as_new(rig: Rig) -> None:
     marker.write_bytes(old)
     rig.claim()
     assert not rig.knows_pairs()
+
+
+@pytest.mark.parametrize("rules", [b"\xfc\n", b"#" * (BYTES_MAX + 1)])
+def test_nothing_begins_while_rules_that_were_never_known_cannot_be_read(rig: Rig, rules: bytes) -> None:
+    (rig.path / ".holdfastignore").write_bytes(rules)
+    assert rig.first_rules() is None
+    assert rig.told[-1].state == State.BLOCKED
+    assert "Nothing is synced until it can" in (rig.told[-1].reason or "")
+    (rig.path / ".holdfastignore").write_bytes(b"*.log\n")
+    assert rig.first_rules() == "*.log\n"
+
+
+def test_rules_that_held_before_go_on_while_they_cannot_be_read(rig: Rig) -> None:
+    unselect.take_up(rig.store, RemoteSide(rig.store, Selection()), Selection("*.log\n"))
+    (rig.path / ".holdfastignore").write_bytes(b"\xfc\n")
+    assert rig.first_rules() == "*.log\n"

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from client.sync.engine.unselect import take_up
+from client.fs.base import Path
+from client.sync.engine.rules import Rules
+from client.sync.engine.unselect import Removal
 from client.sync.local.selection import Selection
+from client.sync.tree import Stamp
+from client.sync.workers import Result, run
 from tests.kit.engine_rig import Rig
 
 
@@ -22,9 +29,9 @@ def rig() -> Rig:
 
 
 def choose(rig: Rig, *excluded: str, rules: str = "") -> None:
-    selection = Selection(rules, [tuple(path.split("/")) for path in excluded])
-    take_up(rig.store, rig.fs, rig.engine.remote, selection)
-    rig.local.selection = selection
+    rig.selection = Selection(rules, [tuple(path.split("/")) for path in excluded])
+    rig.engine.reload_rules()
+    rig.run()
 
 
 def problems(rig: Rig) -> list[str]:
@@ -93,3 +100,84 @@ def test_the_same_choice_twice_changes_nothing(rig: Rig) -> None:
     rig.write("big/later", b"later")
     choose(rig, "big")
     assert rig.files() == {"Kept": b"Kept", "big/later": b"later"}
+
+
+def test_others_are_synced_while_very_much_leaves_the_disk(rig: Rig) -> None:
+    removal = keep_job(rig, Removal.carry_out)
+    rig.selection = Selection("", [("big",)])
+    rig.engine.reload_rules()
+    rig.run(lambda: bool(removal))
+    rig.write("new", b"new")
+    rig.look()
+    rig.run(lambda: "new" in {path.strip("/") for path in rig.remote()})
+    assert "big/clean" in rig.files(), "nothing has left the disk yet"
+    assert not rig.engine.is_settled()
+    rig.write("big/clean", b"edited meanwhile")
+    removal.pop()()
+    rig.run()
+    assert rig.files() == {"Kept": b"Kept", "new": b"new", "big/clean": b"edited meanwhile"}
+    assert "big/clean" in problems(rig)
+
+
+def test_what_is_selected_again_while_it_leaves_the_disk_is_not_deleted_in_the_service(rig: Rig) -> None:
+    removal = keep_job(rig, Removal.carry_out)
+    trash = rig.fs.trash
+
+    def then_it_is_selected_again(path: Path, expected: Stamp | None) -> None:
+        trash(path, expected)
+        if rig.selection.excluded:
+            rig.selection = Selection()
+            rig.engine.reload_rules()
+            for _ in range(20):
+                rig.engine.step(rig.clock.at)
+
+    rig.fs.trash = then_it_is_selected_again  # type: ignore[method-assign]  # in the midst of the removal
+    rig.selection = Selection("", [("big",)])
+    rig.engine.reload_rules()
+    rig.run(lambda: bool(removal))
+    removal.pop()()
+    rig.run()
+    rig.settle()
+    assert rig.files() == {"big/clean": b"big/clean", "big/sub/edited": b"big/sub/edited", "Kept": b"Kept"}
+    assert {path.strip("/") for path in rig.remote()} >= {"big/clean", "big/sub/edited", "Kept"}
+    assert "delete" not in rig.api.calls
+
+
+def test_a_removal_that_another_choice_comes_into_goes_on_after_it(rig: Rig) -> None:
+    removal = keep_job(rig, Removal.carry_out)
+    rig.selection = Selection("", [("big",)])
+    rig.engine.reload_rules()
+    rig.run(lambda: bool(removal))
+    rig.selection = Selection("*.log", [("big",)])
+    rig.engine.reload_rules()
+    for _ in range(20):
+        rig.engine.step(rig.clock.at)
+    removal.pop()()
+    rig.run(lambda: bool(removal))
+    removal.pop()()
+    rig.run()
+    assert rig.files() == {"Kept": b"Kept"}
+
+
+def test_a_removal_that_a_client_did_not_end_is_told_by_the_next(rig: Rig) -> None:
+    removal = keep_job(rig, Removal.carry_out)
+    rig.selection = Selection("", [("big",)])
+    rig.engine.reload_rules()
+    rig.run(lambda: bool(removal))
+    Rules(*(rig.store, rig.fs, rig.local, rig.engine.remote, rig.workers, rig.clock, None), on_change=lambda: None)
+    assert problems(rig) == ["big"]
+
+
+def keep_job(rig: Rig, kind: Callable[..., object]) -> list[Callable[[], None]]:
+    """The jobs of this kind are not done but kept here, to be done when they are called."""
+    kept: list[Callable[[], None]] = []
+    submit = rig.workers.submit
+
+    def keep(job: Any, done: Callable[[Result[Any]], None]) -> None:
+        if getattr(getattr(job, "func", None), "__func__", None) is kind:
+            kept.append(lambda: done(run(job)))
+        else:
+            submit(job, done)
+
+    rig.workers.submit = keep  # type: ignore[method-assign]  # the rig's own
+    return kept
