@@ -28,7 +28,7 @@ from coordinator.protocol.types import BlockList
 
 AT_ONCE: Final = 6
 CHECKED_AT_ONCE: Final = 2
-FLUSH_BLOCKS: Final = 32  # 128 MiB between two flushes, so that the last one is short
+FLUSH_BLOCKS: Final = 8  # 32 MiB between two flushes: the last one is short, and the file takes little memory
 ASK_RECIPE_BYTES_MIN: Final = 1 << 20  # of smaller files the one block is fetched without looking for it elsewhere
 LITERAL_SPANS_MAX: Final = 8  # ranges fetched for one block: each is a call
 _SPAN_GAPS: Final = (4 << 10, 64 << 10, 512 << 10)  # spans closer than this are fetched as one

@@ -15,6 +15,8 @@ from client.fs.base import OWN_FOLDER, FileKind
 from client.fs.real import RealFileSystem
 from node.base.clock import SystemClock
 
+MIB = 1 << 20
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -164,3 +166,29 @@ def test_what_others_leave_in_our_own_folder_stops_nothing(fs: RealFileSystem, r
     (entry,) = fs.list_trash()
     fs.drop_trash(entry.key)
     assert fs.list_trash() == []
+
+
+def test_a_large_file_on_its_way_in_does_not_stay_in_memory(fs: RealFileSystem) -> None:
+    """So that it takes no memory from what the person works with; a small one is likely to be opened soon."""
+    piece, first = bytes(MIB), memoryview(bytearray(4096))
+    with fs.open_temp("part") as temp:
+        temp.write_at(0, piece)
+        temp.sync()
+        assert _is_cached(fs, first)
+        for number in range(32):
+            temp.write_at(number * MIB, piece)
+        temp.sync()
+        assert not _is_cached(fs, first)
+        assert temp.read_at(0, first) == len(first)
+
+
+def _is_cached(fs: RealFileSystem, buffer: memoryview) -> bool:
+    descriptor = os.open(fs._path / OWN_FOLDER / "temp" / "part", os.O_RDONLY)
+    try:
+        return os.preadv(descriptor, [buffer], 0, os.RWF_NOWAIT) == len(buffer)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        pytest.skip(f"this file system does not tell: {error}")
+    finally:
+        os.close(descriptor)
