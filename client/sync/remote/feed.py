@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from client.errors import ClientError, Refused, sentence
+from client.sync.remote.listing import Listing
 from client.sync.remote.service import Service
 from client.sync.remote.side import RemoteSide
 from client.sync.tree import PendingUpload, RemoteId
@@ -25,7 +26,6 @@ from node.base.clock import Clock
 POLL_S: Final = 60
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
-MEAN_GONE: Final = frozenset({"not_found", "not_a_folder"})
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Feed:
     _begun: bool = False
     _asking: bool = False  # a call other than the long poll is under way
     _polling: bool = False
+    _listing: Listing | None = None
     _wanted: bool = True
     _not_before: float = 0.0
     _poll_not_before: float = 0.0
@@ -132,8 +133,7 @@ class Feed:
             self.workers.submit(self._find_root, self._root_found)
         elif self.remote.to_list and not self.remote.is_listing:
             self._asking = True
-            folder_id = self.remote.to_list[0]
-            self.workers.submit(partial(self._list, folder_id), partial(self._listed, folder_id))
+            self._list(self.remote.to_list[0])
         elif self._wanted or self.remote.is_listing:
             self._asking, self._wanted = True, False
             self.started += 1
@@ -218,38 +218,25 @@ class Feed:
 
     # --- folders that came from elsewhere -----------------------------------------------------------------------
 
-    def _list(self, folder_id: RemoteId) -> list[Metadata] | None:
-        """What is in the folder, wherever it is by now; None when it is gone. It is listed by its path, where another
-        one may stand as soon as it has moved: then once more."""
-        there = self.service.find_id(folder_id)
-        while there is not None:
-            refused: Refused | None = None
-            entries: list[Metadata] = []
-            try:
-                entries = list(self.service.list_folder(there.path, recursive=True))
-            except Refused as refusal:
-                if refusal.code not in MEAN_GONE:
-                    raise
-                refused = refusal
-            before, there = there.path, self.service.find_id(folder_id)
-            if there is not None and there.path == before:
-                if refused is not None:
-                    raise refused
-                return entries
-        return None
+    def _list(self, folder_id: RemoteId) -> None:
+        if self._listing is None or self._listing.folder_id != folder_id:
+            self._listing = Listing(self.service, folder_id)
+        self.workers.submit(self._listing.read, partial(self._listed, folder_id))
 
-    def _listed(self, folder_id: RemoteId, result: Result[list[Metadata] | None]) -> None:
+    def _listed(self, folder_id: RemoteId, result: Result[list[Metadata]]) -> None:
         self._asking = False
         try:
             entries = result.get()
         except ClientError as error:
+            self._listing = None
             self._failed(error)
             return
         self._worked()
-        if entries is None:
-            self.remote.forget_to_list(folder_id)
-        else:
-            self.remote.absorb_listing(folder_id, entries)
+        if entries:
+            self.remote.absorb_listing(entries)
+            return
+        self._listing = None
+        self.remote.forget_to_list(folder_id)
         # The listing is newer than the cursor: until the feed has caught up its entries look older than they are.
         self._wanted = True
         self.passed = 0

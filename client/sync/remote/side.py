@@ -326,8 +326,8 @@ class RemoteSide:
 
     # --- what did not come through the feed ---------------------------------------------------------------------
 
-    def absorb_listing(self, folder_id: RemoteId, entries: Iterable[Metadata]) -> None:
-        """Everything below a folder of `to_list`, parents before children."""
+    def absorb_listing(self, entries: Iterable[Metadata]) -> None:
+        """Some of what is below a folder of `to_list`, parents before children."""
         store = self._store
         self._listing = self.is_listing
         with store.transaction():
@@ -337,16 +337,12 @@ class RemoteSide:
                     continue  # moved away while this was listed; the feed tells it
                 known = store.remote(RemoteId(metadata.id))
                 self._put(self.node_of(metadata, parent.id), known)
-            self._drop_to_list(folder_id)
 
     def forget_to_list(self, folder_id: RemoteId) -> None:
-        """The folder is gone again; the feed tells what became of it."""
-        with self._store.transaction():
-            self._drop_to_list(folder_id)
-
-    def _drop_to_list(self, folder_id: RemoteId) -> None:
+        """All of it is told, or it is gone again, and the feed tells what became of it."""
         rest = [waiting for waiting in self.to_list if waiting != folder_id]
-        self._store.set_fact("to_list", " ".join(map(str, rest)) or None)
+        with self._store.transaction():
+            self._store.set_fact("to_list", " ".join(map(str, rest)) or None)
 
     def node_of(self, metadata: Metadata, parent_id: RemoteId) -> RemoteNode:
         """What the service answered as a node of the tree."""

@@ -10,21 +10,24 @@ from typing import Any
 
 import pytest
 
+from client.errors import Unreachable
 from client.sync.local.selection import Selection
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
 from client.sync.store.store import Store
 from client.sync.tree import RemoteId
 from client.sync.workers import Result, run
-from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
+from coordinator.protocol.types import PAGE_ENTRIES_MAX, Change, ChangesAnswer, Kind, Metadata
 
 ROOT = 7
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 class Clock:
+    at = 1000.0
+
     def monotonic(self) -> float:
-        return 1000.0
+        return self.at
 
     def now(self) -> float:
         return 1_790_000_000.0
@@ -52,6 +55,7 @@ class Told:
         self.pages: dict[str | None, ChangesAnswer] = {}
         self.there = {ROOT: folder(ROOT, "/docs")}
         self.inside: dict[str, list[Metadata]] = {}
+        self.breaks_after: int | None = None  # so many entries of a folder
 
     def find(self, path: str) -> Metadata | None:
         return next((one for one in self.there.values() if one.path == path), None)
@@ -60,7 +64,10 @@ class Told:
         return self.there.get(file_id)
 
     def list_folder(self, path: str, *, recursive: bool = False) -> Iterator[Metadata]:
-        return iter(self.inside[path])
+        for number, entry in enumerate(self.inside[path]):
+            if number == self.breaks_after:
+                raise Unreachable(url="https://sim.example.org", reason="it did not answer")
+            yield entry
 
     def changes(self, cursor: str | None, limit: int) -> ChangesAnswer:
         return self.pages[cursor]
@@ -107,10 +114,10 @@ class Rig:
     """A feed of the folder /docs, which it has followed to cursor 1."""
 
     def __init__(self) -> None:
-        self.service, self.store, self.jobs = Told(), Store(None), Jobs()
+        self.service, self.store, self.jobs, self.clock = Told(), Store(None), Jobs(), Clock()
         self.remote = RemoteSide(self.store, Selection(), 1)
         self.feed = Feed(
-            *(self.remote, self.service, self.jobs, Clock(), random.Random(1), "/docs"),  # type: ignore[arg-type]  # fakes of the service and the workers
+            *(self.remote, self.service, self.jobs, self.clock, random.Random(1), "/docs"),  # type: ignore[arg-type]  # fakes of the service and the workers
             follow=False,
             on_change=lambda: None,
         )
@@ -170,3 +177,40 @@ def test_a_folder_that_is_gone_before_it_is_listed_is_waited_for_no_more(rig: Ri
     rig.run()
     assert rig.feed.is_idle
     assert rig.store.remote(RemoteId(20)) is None
+
+
+def test_a_folder_with_very_much_in_it_is_written_down_page_by_page(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 2 * PAGE_ENTRIES_MAX + 1
+    sizes: list[int] = []
+    absorb = rig.remote.absorb_listing
+
+    def note(entries: list[Metadata]) -> None:
+        sizes.append(len(entries))
+        absorb(entries)
+
+    monkeypatch.setattr(rig.remote, "absorb_listing", note)
+    moved = folder(20, "/docs/f", ROOT)
+    rig.service.there[20] = moved
+    rig.service.inside = {"/docs/f": [file(100 + number, f"/docs/f/{number}", 20) for number in range(count)]}
+    rig.service.pages = {"1": page("2", change("move", moved)), "2": page("2")}
+    rig.feed.want()
+    rig.run()
+    assert rig.feed.is_idle
+    assert sizes == [PAGE_ENTRIES_MAX, PAGE_ENTRIES_MAX, 1]
+    assert len(list(rig.store.remote_children(RemoteId(20)))) == count
+
+
+def test_a_listing_that_breaks_off_begins_again(rig: Rig) -> None:
+    moved = folder(20, "/docs/f", ROOT)
+    rig.service.there[20] = moved
+    rig.service.inside = {"/docs/f": [file(21, "/docs/f/a", 20), file(22, "/docs/f/b", 20)]}
+    rig.service.pages = {"1": page("2", change("move", moved)), "2": page("2")}
+    rig.service.breaks_after = 1
+    rig.feed.want()
+    rig.run()
+    assert not rig.feed.is_ready, "what is not listed would look deleted"
+    rig.service.breaks_after = None
+    rig.clock.at += 60
+    rig.run()
+    assert rig.feed.is_idle
+    assert {node.name for node in rig.store.remote_children(RemoteId(20))} == {"a", "b"}

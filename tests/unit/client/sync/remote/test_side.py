@@ -184,9 +184,10 @@ def test_what_leaves_the_chosen_folder_is_gone_and_what_enters_it_is_listed(stor
     page(side, told("move", 11, "/a", 1, "two"), told("move", 12, "/desk/f", ROOT))
     assert names(store) == {"f": 12}
     assert side.to_list == [12]
-    side.absorb_listing(
-        RemoteId(12), [metadata(13, "/desk/f/g", parent=12), metadata(14, "/desk/f/g/b", text="x", parent=13)]
-    )
+    side.absorb_listing([metadata(13, "/desk/f/g", parent=12)])
+    side.absorb_listing([metadata(14, "/desk/f/g/b", text="x", parent=13)])
+    assert side.to_list == [12]
+    side.forget_to_list(RemoteId(12))
     assert side.to_list == []
     assert names(store, 13) == {"b": 14}
 
