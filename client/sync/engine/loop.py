@@ -126,6 +126,7 @@ class Engine:
     _changed: bool = True
     _settled: bool = False
     _held: dict[str, str] | None = None  # what was told of what waits
+    _conflicts: list[tuple[str, str]] | None = None  # None: to be looked up
     _watching: bool = False
 
     def __post_init__(self) -> None:
@@ -174,6 +175,7 @@ class Engine:
         """The trees, or what the plan depends on, may be different now."""
         self._changed = True
         self._settled = False
+        self._conflicts = None
 
     def reload_rules(self) -> None:
         """What is left out was chosen anew, or the ignore file could not be read."""
@@ -241,11 +243,19 @@ class Engine:
 
     def conflicts(self) -> list[tuple[str, str]]:
         """(path, copy) of the conflicted copies that are still there."""
-        return [
-            (row.path, row.copy_path)
-            for row in self.store.told.conflicts()
-            if self.store.local_at(tuple(row.copy_path.split("/"))) is not None
-        ]
+        if self._conflicts is None:
+            self._conflicts, _ = self._look_for_copies()
+        return self._conflicts
+
+    def _look_for_copies(self) -> tuple[list[tuple[str, str]], list[str]]:
+        """The conflicts whose copies are there, and the copies that are not."""
+        there, gone = [], []
+        for row in self.store.told.conflicts():
+            if self.store.local_at(tuple(row.copy_path.split("/"))) is not None:
+                there.append((row.path, row.copy_path))
+            else:
+                gone.append(row.copy_path)
+        return there, gone
 
     def _is_quiet(self) -> bool:
         """Whether nothing is under way that is not held."""
@@ -283,11 +293,9 @@ class Engine:
         else:
             self._pull()
         self._lanes.start()
-        self._settled = self._has_settled()
-        if self._settled:
-            self._tell_held()
-            self._failures.end_all()
-            self._breaker.allowed = False
+        was_settled, self._settled = self._settled, self._has_settled()
+        if self._settled and not was_settled:
+            self._come_to_rest()
         return timer
 
     def _may_plan(self) -> bool:
@@ -299,6 +307,15 @@ class Engine:
         at_work = self._pass is not None or self._pass_found or self._changed or self._lanes.active
         waiting = not self._holds.is_empty or not self._sent.is_empty or self._breaker.held is not None
         return not (at_work or waiting or self._rules.is_removing) and self.feed.is_idle and self.disk.is_idle
+
+    def _come_to_rest(self) -> None:
+        self._tell_held()
+        self._failures.end_all()
+        self._breaker.allowed = False
+        self._conflicts, gone = self._look_for_copies()
+        if gone:
+            with self.store.transaction():
+                self.store.told.drop_conflicts(gone)
 
     def _pull(self) -> None:
         """Take operations from the plan while there is room."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from client.sync.store.database import Database
 
+CONFLICTS_KEPT: Final = 1000
 FAILURES_KEPT: Final = 100
 
 
@@ -31,7 +33,13 @@ class Told:
         self._database = database
 
     def add_conflict(self, path: str, copy_path: str, at: float) -> None:
+        """The last CONFLICTS_KEPT are known."""
+        self.drop_conflicts([copy_path])  # an earlier copy of this name
         self._database.write("INSERT INTO conflict (path, copy_path, at) VALUES (?, ?, ?)", (path, copy_path, at))
+        self._database.write("DELETE FROM conflict WHERE id <= (SELECT max(id) FROM conflict) - ?", (CONFLICTS_KEPT,))
+
+    def drop_conflicts(self, copy_paths: Iterable[str]) -> None:
+        self._database.write_many("DELETE FROM conflict WHERE copy_path = ?", ((path,) for path in copy_paths))
 
     def conflicts(self) -> list[ConflictRow]:
         """Oldest first, also of copies that are gone by now."""

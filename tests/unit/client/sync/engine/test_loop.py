@@ -43,6 +43,21 @@ def test_two_edits_make_a_copy_that_is_told(rig: Rig) -> None:
     rig.disk.user.delete((copy,))
     rig.settle()
     assert rig.engine.status().conflicts == 0, "a copy that was removed is none any more"
+    assert rig.store.told.conflicts() == []
+
+
+def test_conflicts_are_looked_up_only_when_something_changed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.write("a.txt", b"first")
+    rig.run()
+    rig.upload("a.txt", b"theirs")
+    rig.write("a.txt", b"mine, later")
+    rig.settle()
+    looked_up: list[tuple[str, ...]] = []
+    monkeypatch.setattr(rig.store, "local_at", looked_up.append)
+    for _ in range(10):
+        rig.engine.step(rig.clock.at + 1.0)
+        assert rig.engine.status().conflicts == len(rig.engine.conflicts()) == 1
+    assert not [path for path in looked_up if "copy" in path[0]]
 
 
 def test_a_service_that_is_away_is_offline_until_it_is_back(rig: Rig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from client.sync.store.database import Database
 from client.sync.store.told import ConflictRow, Told
 
@@ -23,6 +25,18 @@ def test_conflicts_come_oldest_first() -> None:
         told.add_conflict("b", "b (copy)", 1.0)
         told.add_conflict("a", "a (copy)", 2.0)
     assert told.conflicts() == [ConflictRow("b", "b (copy)", 1.0), ConflictRow("a", "a (copy)", 2.0)]
+
+
+def test_a_copy_is_known_once_and_only_so_many_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.sync.store.told.CONFLICTS_KEPT", 2)
+    database = Database(None)
+    told = Told(database)
+    with database.transaction():
+        for copy in ("1", "2", "2", "3", "4"):
+            told.add_conflict("a", copy, 1.0)
+        assert [row.copy_path for row in told.conflicts()] == ["3", "4"]
+        told.drop_conflicts(["3", "none"])
+        assert [row.copy_path for row in told.conflicts()] == ["4"]
 
 
 def test_a_problem_is_taken_back_by_who_told_it() -> None:
