@@ -31,7 +31,8 @@ from typing import Any, Final
 from client.fs.base import OWN_FOLDER, FileKind, Path
 from client.fs.fake import FakeDisk, FakeFileSystem, Inode
 from client.sync.engine.loop import Engine, Settings, State
-from client.sync.engine.unselect import take_up
+from client.sync.engine.rules import RulesUnreadable, read_rules
+from client.sync.engine.unselect import last_rules
 from client.sync.local.disk import Disk
 from client.sync.local.findings import DirtyFolder
 from client.sync.local.selection import Selection
@@ -50,7 +51,7 @@ from client.sync.workers import run as run_job
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
-from tests.kit.people import IGNORE_FILE, Entry, Ledger, Person, WebPerson
+from tests.kit.people import Entry, Ledger, Person, WebPerson
 from tests.kit.scheduler import Event, Machine, Scheduler, Signal, SimClock
 from tests.kit.sim_service import Backup, SimConnection, SimService, Weather, sim_api
 from tests.kit.workload import FATE, WEB, Step, Workload
@@ -459,7 +460,7 @@ class Client:
             try:
                 engine = self._build()
                 break
-            except OSError:
+            except (OSError, RulesUnreadable):
                 self._close()
                 self.disk.crash(None)
                 self.world.scheduler.sleep(1.0)
@@ -497,9 +498,8 @@ class Client:
         archive = self.archive if world.needs("old_database") else None
         store = self._store = SimStore(self.database, scheduler.pause, self.snapshots, archive)
         reader = self._reader = Reader(store)
-        selection = self._load_rules(fs)
+        selection, is_old = self._first_selection(fs, store)
         remote = RemoteSide(store, selection, self.index + 1)
-        take_up(store, fs, remote, selection)
         watcher = self._watcher = SimWatcher(scheduler)
         self.disk.on_event = self._tell_watcher
         feed = Feed(remote, api, workers, clock, tape, "/", True, lambda: None)
@@ -508,7 +508,7 @@ class Client:
             rescan_s=RESCAN_S,
             step_entries=world.climate.step_entries,
         )
-        return Engine(
+        engine = Engine(
             store=store,
             reader=reader,
             fs=fs,
@@ -536,18 +536,20 @@ class Client:
             disk=disk,
             remote=remote,
             watcher=watcher,
-            load_rules=lambda: self._load_rules(fs),
+            load_rules=lambda: Selection(read_rules(fs), self.excluded),
         )
+        if is_old:
+            engine.reload_rules()
+        return engine
 
-    def _load_rules(self, fs: FakeFileSystem) -> Selection:
+    def _first_selection(self, fs: FakeFileSystem, store: SimStore) -> tuple[Selection, bool]:
+        """And whether its rules are those that were read last, since those of now cannot be."""
         try:
-            with fs.open((IGNORE_FILE,)) as file:
-                buffer = bytearray(file.stat().size)
-                count = file.read_at(0, memoryview(buffer))
-        except OSError:
-            return Selection("", self.excluded)
-        rules = bytes(buffer[:count]).decode("utf-8", "replace")
-        return Selection(rules, self.excluded)
+            return Selection(read_rules(fs), self.excluded), False
+        except RulesUnreadable:
+            if (rules := last_rules(store)) is None:
+                raise
+            return Selection(rules, self.excluded), True
 
     def _touch_disk(self, name: str) -> None:
         """Before each call and each step of one."""
