@@ -33,6 +33,7 @@ from coordinator.monitor import watch_cluster, watch_loop, watch_queues
 from coordinator.notify.hub import Hub
 from coordinator.passwords import LoginGuard
 from coordinator.services import Services
+from coordinator.staging import StagingRoom
 from node.base.clock import SystemClock
 
 log = logging.getLogger("coordinator")
@@ -151,6 +152,7 @@ async def _start_services(config: CoordinatorConfig, stack: AsyncExitStack) -> S
             per_address_max=config.login_failures_per_address_max,
         ),
         awaited=AwaitedBlocks(lambda keys: db.run(blocks.find_recorded, keys)),
+        staging=StagingRoom(lambda user_id, account_id: db.run(blocks.count_staged, user_id, account_id)),
     )
     following.subscribe(services)
     return services

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from coordinator.metadata.db import Door
     from coordinator.notify.hub import Hub
     from coordinator.passwords import LoginGuard
+    from coordinator.staging import StagingRoom
     from node.base.clock import Clock
 
 
 @dataclass(frozen=True)
 class Services:
     """`db` reaches PostgreSQL, `store` the nodes, `hub` everyone who waits for changes, `cpu` the thread pool;
-    `runner` runs the background jobs; `awaited` wakes who waits for a block."""
+    `runner` runs the background jobs; `awaited` wakes who waits for a block; `staging` bounds what is sent by hash."""
 
     config: CoordinatorConfig
     db: Door
@@ -31,3 +32,4 @@ class Services:
     runner: Runner
     logins: LoginGuard
     awaited: AwaitedBlocks
+    staging: StagingRoom

@@ -116,6 +116,8 @@ class UploadHandler(CreateHandler):
         target, plain, db = self._target, self._plain, self.services.db
         stored: list[NewBlock] = []
         if plain:
+            # Refused by the commit it stays as if it had been sent by hash.
+            await self.services.staging.take(self.session.user_id, target.account_id, len(plain))
             stored = await self.services.store.write(target.account_id, [PlainBlock(plain)])
         hashes = tuple(block.row.hash for block in stored)
         write = FileWrite(target, len(plain), hashes, self._base_version, self._mtime, self._executable)

@@ -22,6 +22,7 @@ from coordinator.metadata.values import (
     NamespaceId,
     NewBlock,
     Session,
+    Staged,
     UserId,
 )
 
@@ -81,6 +82,19 @@ def record(
     # The others stand for sure: their staged reference is committed.
     standing = get_many(replaced.values())
     return [standing[replaced[at]] if at in replaced else row for at, row in enumerate(rows, 1)]
+
+
+def count_staged(user_id: UserId, account_id: AccountId) -> Staged:
+    """What this user has sent by hash into an account, and no version of theirs has taken."""
+    return Staged(
+        *db.one(
+            """SELECT coalesce(sum(b.plain_size), 0)::bigint,
+                      (SELECT quota_bytes FROM user_account WHERE id = %(account)s)
+               FROM staged_block s JOIN block b ON b.id = s.block_id
+               WHERE s.user_id = %(user)s AND s.upload_id = '' AND b.account_id = %(account)s""",
+            {"user": user_id, "account": account_id},
+        )
+    )
 
 
 def find_missing(

@@ -113,6 +113,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What somebody sent into an account and has not committed, and the account's quota."""
+
+    bytes: int
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationRow:
     id: int
     created_at: datetime

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from coordinator.protocol.hashing import BLOCK_BYTES
 from tests.integration.conftest import NewUser
-from tests.kit.api import User, as_json, check_refused, entry
+from tests.kit.api import User, as_json, check_refused, digest, entry
 from tests.kit.cluster import Answer
 from tests.kit.tus import Upload, create
 
@@ -145,6 +146,23 @@ def test_a_stream_of_untold_length_that_does_not_fit_leaves_nothing(full: User) 
         query: dict[str, object] = {"uploadType": "simple", "path": "/stream"}
         answer = full.call("POST", "/files/upload", query=query, body=pieces())
         check_refused(answer, 507, "quota_exceeded")
+
+
+def test_what_is_sent_by_hash_and_never_committed_is_bounded(new_user: NewUser) -> None:
+    blocks = [random.Random(number).randbytes(BLOCK_BYTES) for number in range(10)]
+    user = new_user(quota=2 * BLOCK_BYTES)
+
+    def send(plain: bytes) -> int:
+        return user.call("PUT", f"/blocks/{digest(plain)}", query={"path": "/x"}, body=plain).status
+
+    codes = [send(plain) for plain in blocks]
+    assert set(codes) == {201, 507}
+    taken = [plain for plain, code in zip(blocks, codes, strict=True) if code == 201]
+    assert len(taken) <= 2 * 2  # each of the two workers looks by and by how much there is
+    for number, plain in enumerate(taken):  # what versions have taken makes room
+        [result] = user.commit(entry("/x", plain, base_version=number))
+        assert result["error"] is None
+    assert send(blocks[-1]) == 201
 
 
 def test_replacing_a_file_costs_only_the_difference(full: User) -> None:
