@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from client.api import Api
 from client.errors import ClientError
 from client.fs.base import FileKind, Path
+from client.sync.local.ignore import is_built_in
 from coordinator.protocol import types
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
 from tests.kit.sim_service import Node, SimService
@@ -142,6 +143,9 @@ class Person:
         self._disk.rename(source, target)
         if source != target:
             self._ledger.replaced(there)
+        now = self._disk.look_at(target)
+        if is_built_in(source[-1]) and now is not None and now.content is not None:
+            self._wrote(target, now.content)
 
     def _unlink(self, path: Path) -> None:
         self._pause("deletes", path)
@@ -171,7 +175,14 @@ class Person:
                 handle.write_at(at, piece)
                 self._ledger.seen.add(handle.content())
             self._pause("closes", path)
-            self._ledger.wrote(handle.content(), self.name)
+            self._wrote(path, handle.content())
+
+    def _wrote(self, path: Path, content: bytes) -> None:
+        """A program's temporary file is never synced, and goes with its folder: nobody's work until it is renamed."""
+        if is_built_in(path[-1]):
+            self._ledger.seen.add(content)
+        else:
+            self._ledger.wrote(content, self.name)
 
     def _make(self, path: Path) -> None:
         self._pause("makes folder", path)
@@ -197,7 +208,7 @@ class Person:
             self._ledger.let_go.add(handle.content())
             self._number += 1
             handle.write_at(len(old) // 2, f"<{self.name}.{self._number} {tape.getrandbits(40):x}>".encode())
-            self._ledger.wrote(handle.content(), self.name)
+            self._wrote(path, handle.content())
             self._pause("closes", path)
 
     def _append_slowly(self, tape: random.Random) -> None:
@@ -209,7 +220,7 @@ class Person:
                 self._pause("appends", path)
                 handle.write_at(len(handle.content()), f"+{self.name}.{number}.{tape.getrandbits(40):x}".encode())
                 self._ledger.seen.add(handle.content())
-            self._ledger.wrote(handle.content(), self.name)
+            self._wrote(path, handle.content())
 
     def _hot_create(self, tape: random.Random) -> None:
         if self._disk.look_at(HOT) is None:
@@ -251,7 +262,7 @@ class Person:
             self._pause("overwrites", path)
             self._ledger.let_go.add(handle.content())
             handle.write_at(int(len(handle.content()) * tape.random()), tape.randbytes(300))
-            self._ledger.wrote(handle.content(), self.name)
+            self._wrote(path, handle.content())
             self._pause("closes", path)
 
     def _save_by_rename(self, tape: random.Random) -> None:
