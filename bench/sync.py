@@ -11,8 +11,8 @@ download overlaps its upload, so that it ends a block later; a change costs its 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
+import resource
 import shutil
 import statistics
 import time
@@ -25,6 +25,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from bench import corpus
+from bench.processes import read_pss
 from bench.result import MIB, Options, Outcome, Target, percentile
 from bench.service import BenchFailed, Service, running_service
 from bench.sync_client import Arrivals, SyncClient
@@ -51,7 +52,9 @@ _SAVE_PAUSE_S: Final = 0.2  # people do not save without a break, and B's own co
 _QUIET_S: Final = 1.5
 _IDLE_S: Final = 60.0
 _FILES_A_FOLDER: Final = 100
-_MILLION: Final = 1_000_000
+_COPIES: Final = 10
+_COPY_TIMEOUT_S: Final = 600.0
+_LOOK_S: Final = 5.0  # asking takes CPU from what is measured
 
 
 def run(options: Options) -> Outcome:
@@ -304,37 +307,66 @@ def _insert_first(source: Path, target: Path) -> None:
 
 
 def _many(service: Service, options: Options, outcome: Outcome) -> None:
-    """One client with so many files: first sync, start with nothing changed, memory, idle CPU."""
+    """One client with so many files: the first sync, a start with nothing changed, memory, CPU at rest.
+
+    The first hundred thousand are sent by the client. With --full the service copies them nine times and the same files
+    are made here meanwhile, so that the client meets 900,000 files that are new on both sides, and equal.
+    """
     count = options.number(100_000)
-    sizes = [count, _MILLION] if options.full else [count]
     client = SyncClient(service, "a")
-    there = 0
-    for size in sizes:
-        _make_files(client.root, there, size)
-        there = size
-        label = f"{size // 1000}k" if size < _MILLION else "million"
-        memory = MEMORY_MB if size <= 100_000 else MEMORY_MILLION_MB
+    _make_files(client.root / "0", count)
+    _measure_many(f"{count // 1000}k", MEMORY_MB, client, options, outcome)
+    if options.full:
+        for copy in range(1, _COPIES):
+            _make_files(client.root / f"{copy}", count)
+            body = {"from_path": "/0", "to_path": f"/{copy}"}
+            answer = service.session().call("POST", "/api/v1/files/copy", document=body, timeout_s=_COPY_TIMEOUT_S)
+            if answer.status != 200:
+                raise BenchFailed(f"the copy was answered with {answer.status}: {answer.body[:500]!r}")
+        _measure_many("million", MEMORY_MILLION_MB, client, options, outcome)
+
+
+def _measure_many(label: str, memory: Target, client: SyncClient, options: Options, outcome: Outcome) -> None:
+    client.start()
+    try:
         began = time.monotonic()
-        with client.running():
-            outcome.add(f"{label}_first_sync", "s", [time.monotonic() - began])
-            outcome.add(f"{label}_first_sync_memory", "MB", [client.peak_rss() / 1e6], memory)
-        client.once()
-        scans = [client.once() for _ in range(options.repeats())]
-        outcome.add(f"{label}_start_unchanged", "s", scans, SCAN_S if size <= 100_000 else None)
-        with client.running():
-            time.sleep(5)  # what the start still does afterwards is not idling
-            before, began = client.cpu_s(), time.monotonic()
-            time.sleep(_IDLE_S)
-            idle = (client.cpu_s() - before) / (time.monotonic() - began) * 100
-            outcome.add(f"{label}_idle_cpu", "% of a core", [idle], IDLE_PERCENT)
-            outcome.add(f"{label}_memory", "MB", [client.peak_rss() / 1e6], memory)
-            outcome.add(f"{label}_memory_idle", "MB", [client.rss() / 1e6])
+        client.wait_in_sync(every_s=_LOOK_S)
+        outcome.add(f"{label}_first_sync", "s", [time.monotonic() - began])
+        outcome.add(f"{label}_first_sync_cpu", "s", [client.cpu_s()])
+        outcome.add(f"{label}_first_sync_memory", "MB", [client.peak_rss() / 1e6], memory)
+    finally:
+        client.stop()
+    client.once()
+    runs = [_once(client) for _ in range(options.repeats())]
+    outcome.add(f"{label}_start_unchanged", "s", [run[0] for run in runs], SCAN_S if memory is MEMORY_MB else None)
+    outcome.add(f"{label}_start_unchanged_cpu", "s", [run[1] for run in runs])
+    client.start()
+    try:
+        client.wait_in_sync(every_s=_LOOK_S)
+        time.sleep(_LOOK_S)  # what the start still does afterwards is not idling
+        before, began = client.cpu_s(), time.monotonic()
+        time.sleep(_IDLE_S)
+        idle = (client.cpu_s() - before) / (time.monotonic() - began) * 100
+        outcome.add(f"{label}_idle_cpu", "% of a core", [idle], IDLE_PERCENT)
+        outcome.add(f"{label}_memory", "MB", [client.peak_rss() / 1e6], memory)
+        outcome.add(f"{label}_idle_rss", "MB", [client.rss() / 1e6])
+        outcome.add(f"{label}_idle_pss", "MB", [read_pss(client.pid) / 1e6])
+    finally:
+        client.stop()
 
 
-def _make_files(root: Path, start: int, stop: int) -> None:
+def _once(client: SyncClient) -> tuple[float, float]:
+    """`sync --once`: seconds, and seconds of CPU."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = client.once()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _make_files(root: Path, count: int) -> None:
     """Small files, each with content of its own."""
-    for number in range(start, stop):
+    for number in range(count):
+        folder = root / f"{number // 10_000:03d}" / f"{number // _FILES_A_FOLDER:05d}"
         if number % _FILES_A_FOLDER == 0:
-            os.makedirs(root / f"{number // 10_000:03d}" / f"{number // _FILES_A_FOLDER:05d}")
-        path = root / f"{number // 10_000:03d}" / f"{number // _FILES_A_FOLDER:05d}" / f"file {number:07d}.txt"
-        path.write_bytes(b"%d\n" % number)
+            folder.mkdir(parents=True)
+        (folder / f"file {number:07d}.txt").write_bytes(b"%d\n" % number)

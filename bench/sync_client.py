@@ -93,7 +93,7 @@ class SyncClient:
             self._process.kill()
             self._process.wait()
 
-    def wait_in_sync(self, timeout_s: float = _COMMAND_TIMEOUT_S) -> None:
+    def wait_in_sync(self, timeout_s: float = _COMMAND_TIMEOUT_S, *, every_s: float = 0.5) -> None:
         """Until `sync-status` says so."""
 
         def in_sync() -> bool:
@@ -101,7 +101,7 @@ class SyncClient:
             folders = json.loads(self.run("sync-status", "--json"))["folders"]
             return bool(folders) and all(row["state"] == "in_sync" and not row["queued"] for row in folders)
 
-        wait_until(in_sync, timeout_s=timeout_s, what=f"{self.name} in sync", every_s=0.5)
+        wait_until(in_sync, timeout_s=timeout_s, what=f"{self.name} in sync", every_s=every_s)
 
     @property
     def pid(self) -> int:

@@ -3,8 +3,8 @@
 Every path is walked name by name from the root's own descriptor with O_NOFOLLOW, so a symbolic link that somebody puts
 anywhere in it stops the walk; and a root that was moved or unmounted is never mistaken for what stands at its path now.
 
-Does not: change files on another file system that is mounted inside the root (OSError, EXDEV; they are read and
-uploaded); carry over a replaced file's owner, ACLs and extended attributes. The permission bits are kept.
+Does not: change files on another file system that is mounted inside the root (OSError, EXDEV; a scan leaves them
+alone); carry over a replaced file's owner, ACLs and extended attributes. The permission bits are kept.
 Layout of OWN_FOLDER: `root.json`, `lock`, `temp/NAME`, and steps.py's `moving` and `trash`.
 """
 

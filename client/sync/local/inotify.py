@@ -31,6 +31,7 @@ _EXCLUDE_UNLINKED: Final = 0x4000000
 _MASK: Final = (MODIFY | ATTRIB | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF) | (
     _ONLY_FOLDERS | _EXCLUDE_UNLINKED
 )
+_END_MASK: Final = DELETE_SELF | _ONLY_FOLDERS  # UNMOUNT is told in any case
 _HEADER: Final = struct.Struct("iIII")
 _READ_BYTES: Final = 256 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,10 +57,12 @@ class Inotify:
         if self.descriptor < 0:
             raise WatchLimit
 
-    def add(self, folder: int) -> int:
+    def add(self, folder: int, *, only_end: bool = False) -> int:
         """Watch the folder that is open as descriptor `folder`; the same number again for one that is watched already.
-        Raises WatchLimit, OSError (the folder cannot be read, or has gone)."""
-        watch: int = _libc.inotify_add_watch(self.descriptor, f"/proc/self/fd/{folder}".encode(), _MASK)
+        `only_end`: nothing but that it goes, as by being unmounted. Raises WatchLimit, OSError (the folder cannot be
+        read, or has gone)."""
+        mask = _END_MASK if only_end else _MASK
+        watch: int = _libc.inotify_add_watch(self.descriptor, f"/proc/self/fd/{folder}".encode(), mask)
         if watch < 0:
             number = ctypes.get_errno()
             if number in (errno.ENOSPC, errno.ENOMEM):

@@ -4,7 +4,8 @@
 at and identity.py can say who is who.
 
 Guarantees: nothing is called gone unless its folder was listed and it is not found elsewhere; a folder that cannot be
-read keeps its last observation. Symbolic links are never followed. Every yielded `Changes` may be stored by itself.
+read keeps its last observation. Symbolic links are never followed, and other file systems that are mounted in the root
+are left alone. Every yielded `Changes` may be stored by itself.
 Does not: read contents (reading.py), write (disk.py), watch (watch.py).
 """
 
@@ -33,7 +34,7 @@ from client.sync.tree import LocalId, LocalNode
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
 
-UNMOUNTED: Final = "the disk that was mounted there is missing"
+MOUNTED: Final = "it is on another file system than the synced folder"
 _UNSUPPORTED: Final = {
     FileKind.SYMLINK: "it is a symbolic link",
     FileKind.SPECIAL: "it is neither a file nor a folder",
@@ -180,7 +181,9 @@ class _Run:
             if node is not None:
                 changes.ignored.append(node.id)
             return
-        reason = _UNSUPPORTED.get(stat.kind) or unusable(path)
+        reason = (
+            _UNSUPPORTED.get(stat.kind) or unusable(path) or (MOUNTED if _is_elsewhere(stat, step.folder) else None)
+        )
         if reason is not None:
             changes.problems.append(Problem(path, reason))
             if node is not None:
@@ -192,11 +195,6 @@ class _Run:
         if node is not None and node.kind != stat.kind.value:
             self._where.missing.add(node.id)
             node = None
-        if node is not None and node.kind is Kind.FOLDER and _is_unmounted(node, stat, step.folder):
-            changes.problems.append(Problem(path, UNMOUNTED))
-            if node.problem != UNMOUNTED:
-                changes.upserts.append(replace(node, problem=UNMOUNTED))
-            return
         if (node is None or node.stamp.inode != stat.inode) and any(self._where.candidates(stat, node)):
             if node is not None:
                 self._where.displaced.add(node.id)
@@ -324,18 +322,13 @@ class _Run:
                 stat = self._fs.stat(path[:depth])
             except OSError:
                 break
-            if stat.kind is not FileKind.FOLDER or stat.inode != node.stamp.inode:
+            if stat.kind is not FileKind.FOLDER or stat.inode != node.stamp.inode or _is_elsewhere(stat, folder):
                 break
             folder = Folder(node.id, path[:depth], stat, node.stamp)
         return folder
 
 
-def _is_unmounted(node: LocalNode, stat: Stat, parent: Folder) -> bool:
-    """Whether another file system was mounted here and only the folder under it is left: that is not empty, it is
-    unknown. Its device was not that of the folder around it, and is now."""
-    return (
-        parent.before is not None
-        and stat.inode != node.stamp.inode
-        and stat.device == parent.stat.device
-        and node.stamp.device != parent.before.device
-    )
+def _is_elsewhere(stat: Stat, parent: Folder) -> bool:
+    """Whether a folder is on another file system than the one around it: nothing could be put there in one step, nor
+    taken from there to the trash. Of files the number tells nothing: an overlay gives them those of its layers."""
+    return stat.kind is FileKind.FOLDER and stat.device != parent.stat.device

@@ -49,6 +49,7 @@ class Watcher:
         """`is_ignored` (path, is_folder) as of client.sync.local.ignore.Ignore: ignored folders are not watched."""
         self.limitation: str | None = None
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self._root).st_dev
         self._is_ignored = is_ignored
         self._poll_s = poll_s
         self._next_poll: float | None = None
@@ -165,6 +166,10 @@ class Watcher:
             return
         if mask & _ENDED:
             found.setdefault(path[:-1], False)
+            if mask & inotify.UNMOUNT and path:
+                with suppress(WatchLimit):
+                    self._watch_below(path, *self._watches[watch])
+                found[path] = True
             self._take_end(watch, mask)
         elif name == OWN_FOLDER and not path:
             return
@@ -236,11 +241,12 @@ class Watcher:
 
     def _watch(self, folder: int, path: Path, parent: int, name: str) -> None:
         assert self._inotify is not None
-        watch = self._inotify.add(folder)
+        elsewhere = os.fstat(folder).st_dev != self._device
+        watch = self._inotify.add(folder, only_end=elsewhere)
         if not path:
             self._top = watch
         self._watches[watch] = (parent, name)
-        if len(path) >= DEPTH_MAX:
+        if len(path) >= DEPTH_MAX or elsewhere:
             return
         with suppress(OSError):
             with os.scandir(folder) as entries:

@@ -12,7 +12,7 @@ from client.fs.fake import FakeFileSystem
 from client.sync.local.clashes import is_clash
 from client.sync.local.findings import UNREAD, DirtyFolder
 from client.sync.local.ignore import Ignore
-from client.sync.local.scan import UNMOUNTED
+from client.sync.local.scan import MOUNTED
 from tests.kit.scan_device import ROOT, Device, rescan
 
 
@@ -185,19 +185,51 @@ def test_places_where_an_operation_is_under_way_are_passed_over(device: Device) 
     device.check()
 
 
-def test_a_missing_mount_is_unknown(device: Device, how: str) -> None:
+class Mounted(FakeFileSystem):
+    """Something else is mounted on `folder`: another folder with another device's number."""
+
+    folder: Path = ()
+
+    def list_folder(self, path: Path) -> list[tuple[str, Stat]]:
+        assert path != self.folder, "it is not ours"
+        return [
+            (name, found._replace(device=77, inode=2) if (*path, name) == self.folder else found)
+            for name, found in super().list_folder(path)
+        ]
+
+    def stat(self, path: Path) -> Stat:
+        found = super().stat(path)
+        return found._replace(device=77, inode=2) if path == self.folder else found
+
+
+def test_what_is_mounted_in_the_folder_is_left_alone(device: Device, how: str) -> None:
+    device.user.mkdir(("mnt",))
+    fs = Mounted(device.disk)
+    fs.folder = ("mnt",)
+    device.fs = fs
+    before = set(device.ids())
+    device.scan() if how == "all" else device.scan_dirty()
+    assert set(device.ids()) == before
+    assert device.problems[("mnt",)].reason == MOUNTED
+    device.absorb(device.scanner().scan_folders([DirtyFolder(("mnt",), True)]))
+    assert set(device.ids()) == before
+
+
+def test_what_a_mount_hides_is_not_gone_and_is_seen_again_afterwards(device: Device, how: str) -> None:
     before = device.ids()
-    for name in ("d2", "d2/sub", "d2/sub/c"):
-        node = device.tree.nodes[before[name]]
-        device.tree.nodes[node.id] = replace(node, stamp=replace(node.stamp, device=77))
-    device.user.delete(("d2",))
-    for name in ("x", "y", "z"):  # so that the folder under the mount has another inode than what was mounted
-        device.user.mkdir((name,))
-    device.user.mkdir(("d2",))
-    device.scan()
+    plain, fs = device.fs, Mounted(device.disk)
+    fs.folder = ("d2",)
+    device.fs = fs
+    device.dirty.append(DirtyFolder((), False))
+    device.scan() if how == "all" else device.scan_dirty()
     assert device.gone == []
-    assert device.tree.nodes[before["d2"]].problem == UNMOUNTED
-    assert "d2/sub/c" in device.ids()
+    assert device.ids() == before
+    assert device.tree.nodes[before["d2"]].problem == MOUNTED
+    device.fs = plain
+    device.dirty.append(DirtyFolder((), False))
+    assert rescan(device, how) == before
+    assert device.tree.nodes[before["d2"]].problem is None
+    assert device.problems == {}
 
 
 def test_new_device_numbers_after_a_boot_change_nothing(device: Device) -> None:

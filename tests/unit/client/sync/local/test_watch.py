@@ -16,6 +16,7 @@ from client.sync.local.findings import DirtyFolder
 from client.sync.local.ignore import Ignore
 from client.sync.local.inotify import Event, Inotify, WatchLimit
 from client.sync.local.watch import Watcher, kind_of_mount
+from tests.kit.faults import can_mount, small_disk
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_program_that_keeps_writing_is_told_without_closing(watcher: Watcher, 
 def test_a_folder_that_cannot_be_watched_ends_nothing_and_is_said_so(
     watcher: Watcher, tmp_path: RootPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Inotify, folder: int) -> int:
+    def refuse(self: Inotify, folder: int, **_: object) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Inotify, "add", refuse)
@@ -196,7 +197,7 @@ def test_too_few_watches_are_said_and_everything_is_told_again_and_again(
     real = Inotify.add
     given: list[int] = []
 
-    def add(self: Inotify, folder: int) -> int:
+    def add(self: Inotify, folder: int, *, only_end: bool = False) -> int:
         if len(given) == 2:
             raise WatchLimit
         given.append(folder)
@@ -251,3 +252,16 @@ def test_network_file_systems_are_known_by_their_mount() -> None:
     assert kind_of_mount(mounts, "0:41") == "nfs4"
     assert kind_of_mount(mounts, "254:0") is None
     assert kind_of_mount(mounts, "9:9") is None
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs to mount a small file system, as root")
+def test_changes_on_another_disk_are_not_told_but_its_going_is(watcher: Watcher, tmp_path: RootPath) -> None:
+    with small_disk(tmp_path / "d1", 1 << 20):
+        watcher.refresh(Ignore().is_ignored)  # also what finds a mount: nothing tells of one
+        told_all(watcher)
+        (tmp_path / "d1" / "elsewhere").write_bytes(b"x")
+        (tmp_path / "d2" / "here").write_bytes(b"x")
+        assert ("d1",) not in told(watcher, ("d2",))
+    assert told(watcher, ("d1",))[("d1",)], "what it hid is to be looked at"
+    (tmp_path / "d1" / "again").write_bytes(b"x")
+    told(watcher, ("d1",))
