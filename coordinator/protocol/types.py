@@ -24,10 +24,12 @@ VERSION_MAX: Final = (1 << 31) - 1
 
 Size = Annotated[int, Meta(ge=0, le=SIZE_BYTES_MAX)]
 VersionNumber = Annotated[int, Meta(ge=0, le=VERSION_MAX)]
-HashHex = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+HashHex = Annotated[str, Meta(max_length=64, pattern="^[0-9a-f]{64}$")]
 FileNumber = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
-UploadKey = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+UploadKey = Annotated[str, Meta(max_length=32, pattern="^[0-9a-f]{32}$")]
 Path = Annotated[str, Meta(min_length=1, max_length=16 * 1024)]
+NO_NUL: Final = "^[^\\x00]*$"  # no text of PostgreSQL holds one
+Email = Annotated[str, Meta(min_length=1, max_length=320, pattern=NO_NUL)]
 Time = Annotated[datetime, Meta(tz=True)]  # without its zone a time says nothing
 
 
@@ -58,9 +60,9 @@ class Answer(msgspec.Struct, kw_only=True):
 class LoginBody(Body):
     """POST /auth/login -> LoginAnswer. POST /auth/logout signs this device out (204)."""
 
-    email: Annotated[str, Meta(min_length=1, max_length=320)]
+    email: Email
     password: Annotated[str, Meta(min_length=1, max_length=1024)]
-    device_name: Annotated[str, Meta(min_length=1, max_length=100)]
+    device_name: Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
 class LoginAnswer(Answer):
@@ -374,7 +376,7 @@ class CommitBody(Body):
     """
 
     entries: Annotated[list[CommitEntry], Meta(min_length=1, max_length=COMMIT_ENTRIES_MAX)]
-    request_key: Annotated[str, Meta(max_length=64, pattern="^[^\\x00]*$")] | None = None
+    request_key: Annotated[str, Meta(max_length=64, pattern=NO_NUL)] | None = None
 
 
 class CommitResult(Answer):
@@ -478,15 +480,16 @@ class ReadBody(Body):
 class AddUserBody(Body):
     """POST /admin/users -> User; GET /admin/users -> UserList; POST /admin/users/disable {"email"} -> User"""
 
-    email: Annotated[str, Meta(min_length=3, max_length=320, pattern="^[^@\\s]+@[^@\\s]+$")]
+    # The end is spelt out: "$" also stands before a last line break.
+    email: Annotated[str, Meta(min_length=3, max_length=320, pattern="^[^@\\s\\x00]+@[^@\\s\\x00]+(?![\\s\\S])")]
     password: Annotated[str, Meta(min_length=8, max_length=1024)]
-    name: Annotated[str, Meta(max_length=100)] | None = None
+    name: Annotated[str, Meta(max_length=100, pattern=NO_NUL)] | None = None
     quota: Size | None = None
     is_admin: bool = False
 
 
 class DisableUserBody(Body):
-    email: Annotated[str, Meta(min_length=3, max_length=320)]
+    email: Email
 
 
 class User(Answer):

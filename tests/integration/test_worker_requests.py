@@ -269,6 +269,27 @@ def test_requests_are_counted_with_the_workers_name(worker: Worker) -> None:
     assert worker.metric("holdfast_requests_total", **labels) == before + 1
 
 
+@pytest.mark.parametrize("field", ["email", "password", "device_name"])
+def test_a_login_with_a_character_that_no_database_keeps_is_no_failure_of_the_service(
+    worker: Worker, field: str
+) -> None:
+    body = {"email": ANNA, "password": PASSWORD, "device_name": "x"}
+    answer = worker.call("POST", "/api/v1/auth/login", body={**body, field: f"{body[field]}\0"})
+    assert answer.code == ("wrong_password" if field == "password" else "bad_request")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"email": "a\0@example.org"}, {"email": "a@example.org\n"}, {"email": "a@b@c"}, {"name": "a\0"}]
+)
+def test_a_user_with_an_impossible_name_is_refused(worker: Worker, bad: dict[str, str]) -> None:
+    admin = worker.log_in(ROOT)
+    body = {"email": "dora@example.org", "password": PASSWORD, **bad}
+    assert worker.call("POST", "/api/v1/admin/users", token=admin, body=body).code == "bad_request"
+    if "email" in bad:
+        disabled = worker.call("POST", "/api/v1/admin/users/disable", token=admin, body=bad)
+        assert disabled.code in ("bad_request", "not_found")
+
+
 def test_alive_but_not_ready_without_storage_nodes(worker: Worker) -> None:
     assert worker.call("GET", "/healthz").document == {"status": "ok", "checks": {}}
     answer = worker.call("GET", "/readyz")
