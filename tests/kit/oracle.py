@@ -8,6 +8,8 @@ explain what was seen so far; when the set becomes empty, no run of the model do
 ABSENT stands for "no file"; a deletion is a write of it. Give every write a value of its own: equal contents never
 conflict, and explanations stay few.
 
+A fourth thing to be seen is KILL: what a process had just placed, and not noted, is taken for a write by hand after it.
+
 Guarantees: pure; the same history gives the same answer. With `PUBLISHED` exactly the published rules. Two rules that a
 real service needs on top of them are switched by `Rules`:
 
@@ -21,7 +23,7 @@ real service needs on top of them are switched by `Rules`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -76,7 +78,14 @@ class Stabilize(NamedTuple):
         return "at rest: " + "; ".join(f"{_shown(value)} and copies {sorted(copies)}" for value, copies in shown)
 
 
-Observation = Read | Write | Stabilize
+class Kill(NamedTuple):
+    node: int
+
+    def __str__(self) -> str:
+        return f"node {self.node} is killed"
+
+
+Observation = Read | Write | Stabilize | Kill
 
 
 class _NoValue:
@@ -204,6 +213,19 @@ class Oracle:
 
         self._observe(Write(node, value, overwrote), explain)
 
+    def kill(self, node: int) -> None:
+        """The process of this node ended. What it had just placed may not be noted, and looks like a write by hand:
+        when the service moves on before that is found out, nobody knows better than to keep both."""
+
+        def explain(state: State) -> Iterator[State]:
+            yield state
+            before = state.nodes[node]
+            if not isinstance(before.got, _NoValue):
+                placed = Node(before.got, fresh=False, clean=False, sent=before.sent)
+                yield _with(state, node, placed)
+
+        self._observe_any(Kill(node), explain)
+
     def stabilize(self, values: Sequence[Value], conflicts: Sequence[Collection[str]]) -> None:
         """Every node's value and conflict copies, when all say that they are done."""
         seen = Stabilize(tuple(values), tuple(map(frozenset, conflicts)))
@@ -221,9 +243,12 @@ class Oracle:
         self._observe(seen, explain)
 
     def _observe(self, seen: Observation, explain: Callable[[State], State | None]) -> None:
+        self._observe_any(seen, lambda state: [after] if (after := explain(state)) is not None else [])
+
+    def _observe_any(self, seen: Observation, explain: Callable[[State], Iterable[State]]) -> None:
         self.history.append(seen)
         closed = close(self._states, self.rules)
-        self._states = {after for state in closed if (after := explain(state)) is not None}
+        self._states = {after for state in closed for after in explain(state)}
         if not self._states:
             raise Unexplained(self.history)
 
@@ -236,6 +261,8 @@ def replay(nodes: int, history: Sequence[Observation], rules: Rules = HOLDFAST) 
             oracle.read(*seen)
         elif isinstance(seen, Write):
             oracle.write(*seen)
+        elif isinstance(seen, Kill):
+            oracle.kill(*seen)
         else:
             oracle.stabilize(*seen)
     return oracle

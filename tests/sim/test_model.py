@@ -16,7 +16,7 @@ from client.sync.planner.conflicts import parse
 from tests.kit.oracle import ABSENT, Oracle, Unexplained, Value
 from tests.kit.scheduler import Stuck
 from tests.kit.workload import FATE, Step, Workload
-from tests.kit.world import SETTLE_S, World, walk
+from tests.kit.world import SETTLE_S, Client, World, walk
 
 NAME = "file.txt"
 NODES = 3
@@ -72,6 +72,11 @@ class ModelWorld(World):
                 self._values += 1
                 self._write(node, f"v{self._values}", value)
         self._acting -= 1
+
+    def _fate_kill(self, tape: random.Random, client: Client) -> None:
+        client.kill()
+        self.oracle.kill(client.index)
+        self._restart(tape, client)
 
     def _wait_for_the_client(self, node: int) -> None:
         """While the client compares a file that makes way, the name may show for an instant what is about to come, or

@@ -10,6 +10,7 @@ from tests.kit.oracle import (
     ABSENT,
     HOLDFAST,
     PUBLISHED,
+    Kill,
     Observation,
     Oracle,
     Read,
@@ -270,6 +271,27 @@ def _settle(state: State, rules: Rules, tape: random.Random) -> State:
     nothing = start(1).nodes[0]
     nodes = (one._replace(sent=nothing.sent, got=nothing.got, got_fresh=False) for one in state.nodes)
     return state._replace(nodes=tuple(nodes))
+
+
+PLACED_AND_NOT_NOTED: list[Observation] = [
+    Write(0, "a", ABSENT),
+    all_see("a"),
+    Write(0, "b", "a"),
+    Kill(1),
+    Write(0, "c", "b"),
+]
+
+
+def test_what_a_killed_node_had_just_placed_may_become_a_copy() -> None:
+    """ "b" was on its way to node 1; after its restart nobody knows that it was not written there by hand."""
+    replay(3, [*PLACED_AND_NOT_NOTED, all_see("c", "b")])
+    replay(3, [*PLACED_AND_NOT_NOTED, all_see("c")])
+
+
+def test_what_no_killed_node_had_placed_becomes_no_copy() -> None:
+    without = [seen for seen in PLACED_AND_NOT_NOTED if not isinstance(seen, Kill)]
+    with pytest.raises(Unexplained):
+        replay(3, [*without, all_see("c", "b")])
 
 
 @BOTH
