@@ -282,7 +282,12 @@ def write_status(folder: Folder, status: StatusFile) -> None:
     """Not durable: after a power cut no client runs and nobody believes it."""
     target = folder.state / "status.json"
     beside = target.with_name("status.json.new")
-    beside.write_bytes(msgspec.json.encode(status))
+    data = msgspec.json.encode(status)
+    try:
+        beside.write_bytes(data)
+    except OSError:
+        target.unlink(missing_ok=True)  # on a full disk it makes room for what is true now
+        beside.write_bytes(data)
     beside.replace(target)
 
 

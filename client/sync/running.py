@@ -5,8 +5,10 @@ Does not: parse arguments or print (client.cli.sync), decide anything (engine.py
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import shutil
 import sqlite3
 import time
 import uuid
@@ -53,6 +55,7 @@ from client.sync.local.watch import Watcher
 from client.sync.planner.conflicts import who
 from client.sync.remote.feed import Feed
 from client.sync.remote.side import RemoteSide
+from client.sync.store.database import StoreFull
 from client.sync.store.reader import Reader
 from client.sync.store.store import Store, open_store
 from client.sync.tidying import Tidying, chores
@@ -66,6 +69,9 @@ from node.base.clock import Clock, SystemClock
 
 RESCAN_S: Final = 900.0
 STATUS_S: Final = 0.5
+FULL_RETRY_S: Final = 5.0
+FREE_MIN: Final = 4 << 20  # bytes: with less, what sync remembers would soon not fit again
+ENDING_MAX_S: Final = 300.0  # a long poll, or a large file, that was begun
 GIVE_UP_S: Final = 5.0  # how long `--once` waits for a service that does not answer
 LISTED_MAX: Final = 100
 
@@ -118,24 +124,42 @@ class Running:
     def run(self) -> StatusFile:
         """Until it is stopped, or with `once` until both sides agree or nothing more can be done. Raises LocalTrouble
         where the folder or what is known of it cannot be used: nothing is lost by that, and another run goes on."""
-        try:
-            return self._run()
-        except (sqlite3.OperationalError, peewee.OperationalError) as error:
-            reason = f"{error}; is its disk full? Syncing goes on when it is run again"
-            raise LocalTrouble(path=self.folder.state, reason=reason) from error
-
-    def _run(self) -> StatusFile:
-        with ExitStack() as stack:
-            stack.enter_context(running(self.folder))
+        with running(self.folder):
             take_yes(self.folder)  # one that was given to an earlier client, and came too late
             # What the last client left there is not how the folder is now.
             self._show(StatusFile(state=State.SYNCING, queued=1, pid=os.getpid()))
+            while True:
+                try:
+                    return self._run()
+                except StoreFull:
+                    if not self._waits_for_space():
+                        return self._show_full(ended=True)
+                except (sqlite3.OperationalError, peewee.OperationalError) as error:
+                    raise LocalTrouble(path=self.folder.state, reason=str(error)) from error
+
+    def _waits_for_space(self) -> bool:
+        """False when it is to end instead."""
+        self._workers = ThreadWorkers(self._clock)  # what the old ones have still to tell is nobody's business any more
+        while not (self._stopping or self.options.once):
+            self._workers.next_event(self._clock.monotonic() + FULL_RETRY_S)
+            with suppress(OSError):
+                if shutil.disk_usage(self.folder.state).free >= FREE_MIN:
+                    return True
+        return False
+
+    def _run(self) -> StatusFile:
+        """Until the folder's state cannot be written any more. Raises StoreFull."""
+        self._speed, self._rules_are_old = _Speed(self._clock), False
+        with ExitStack() as stack, self._telling_full():
             try:
                 fs = stack.enter_context(closing(RealFileSystem(Path(self.folder.path), self._clock)))
                 store, _ = open_store(self.folder.state / "state.db")
                 stack.callback(store.close)
+                stack.callback(self._end_jobs)
                 self._claim_root(fs, store)
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StoreFull from error
                 raise LocalTrouble(path=self.folder.path, reason=error.strerror or str(error)) from error
             except (root.RootMissing, root.RootForeign) as error:
                 return self._show(StatusFile(state=State.BLOCKED, reason=error.message, pid=os.getpid(), ended=True))
@@ -150,6 +174,29 @@ class Running:
             status = self._tell(engine, at_once=True)
             store.end_session()
             return self._show(msgspec.structs.replace(status, ended=True))
+
+    @contextmanager
+    def _telling_full(self) -> Iterator[None]:
+        """At once: what is at work may take its time to end."""
+        try:
+            yield
+        except StoreFull:
+            self._show_full()
+            raise
+
+    def _show_full(self, *, ended: bool = False) -> StatusFile:
+        reason = f"This computer's disk is full: there is no room for what sync remembers ({self.folder.state})."
+        return self._show(StatusFile(state=State.BLOCKED, reason=reason, pid=os.getpid(), ended=ended))
+
+    def _end_jobs(self) -> None:
+        """When this is not the end of the process, what is still at work must not meet what comes after it, such as
+        descriptors that were closed and are those of other files by then."""
+        until = self._clock.monotonic() + ENDING_MAX_S
+        while not (self._stopping or self.options.once) and not self._workers.end(STATUS_S):
+            if self._clock.monotonic() >= until:
+                raise LocalTrouble(
+                    path=self.folder.path, reason="something that was begun there does not come to an end"
+                )
 
     # --- the folder itself --------------------------------------------------------------------------------------
 

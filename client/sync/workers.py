@@ -58,9 +58,11 @@ class ThreadWorkers:
     def __init__(self, clock: Clock | None = None, threads_max: int = THREADS_MAX) -> None:
         self._clock = clock or SystemClock()
         self._threads_max = threads_max
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Result[Any]], None]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Result[Any]], None]] | None] = (
+            queue.SimpleQueue()
+        )  # None ends a thread
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._idle = 0  # threads that wait and have no job promised
         self._backlog = 0  # jobs that are promised to nobody, since there are `threads_max` threads at work
         self._threads = 0
@@ -79,14 +81,17 @@ class ThreadWorkers:
 
     def _work(self) -> None:
         while True:
-            job, done = self._jobs.get()
+            if (taken := self._jobs.get()) is None:
+                return
+            job, done = taken
             self._finish(done, run(job))
-            del job, done  # what they hold must not live until the next one comes
+            del taken, job, done  # what they hold must not live until the next one comes
             with self._lock:
                 if self._backlog:
                     self._backlog -= 1
                 else:
                     self._idle += 1
+                    self._lock.notify_all()
 
     def _finish(self, done: Callable[[Result[T]], None], result: Result[T]) -> None:
         self._events.put(lambda: done(result))
@@ -103,6 +108,16 @@ class ThreadWorkers:
             return False
         event()
         return True
+
+    def end(self, timeout_s: float) -> bool:
+        """Wait for all jobs to come to their end; the threads end with them. False when they have not by then. Nothing
+        is submitted any more."""
+        with self._lock:
+            if not self._lock.wait_for(lambda: self._idle == self._threads and not self._backlog, timeout_s):
+                return False
+            for _ in range(self._threads):
+                self._jobs.put(None)
+            return True
 
     def wake(self) -> None:
         """Let a waiting `next_event` return at once. Safe from signal handlers and other threads."""

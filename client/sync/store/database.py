@@ -19,6 +19,9 @@ from client.sync.store.tables import FORMAT_VERSION, MIGRATIONS, TABLES
 
 CHECKED_BYTES_MAX: Final = 64 << 20  # checked whole at every start (0.2 s); a larger one shows damage when it is met
 
+# No space; over a quota; no space for the index of the journal, which other readers share.
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+
 Row = tuple[Any, ...]
 
 
@@ -34,11 +37,16 @@ class StoreDamaged(Exception):
     """The file is no usable database any more: set it aside (`set_aside`) and open a new one."""
 
 
+class StoreFull(Exception):
+    """Nothing can be written any more, since its disk is full: what the transaction wrote is not there. Whoever meets
+    this opens the file anew, once there is space: what was to be written is seen again."""
+
+
 class Database:
     """Belongs to the control thread. `_depth` counts nested transactions."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open or create the file (None: in memory, for tests). Raises StoreDamaged."""
+        """Open or create the file (None: in memory, for tests). Raises StoreDamaged, StoreFull."""
         self.path = path
         self._file = peewee.SqliteDatabase(
             ":memory:" if path is None else str(path),
@@ -54,8 +62,10 @@ class Database:
         except (peewee.DatabaseError, sqlite3.DatabaseError) as error:
             with suppress(peewee.DatabaseError, sqlite3.DatabaseError):
                 self._file.close()
+            if _is_full(error):
+                raise StoreFull from error
             if isinstance(error, peewee.OperationalError | sqlite3.OperationalError):
-                raise  # locked, no space, unreadable: not the file's contents
+                raise  # locked, unreadable: not the file's contents
             raise StoreDamaged(str(error)) from error
 
     def _open(self) -> None:
@@ -100,7 +110,7 @@ class Database:
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Iterator[None]:
         """Everything inside is written as a whole. Only the outermost one counts; `durable`: it survives power loss
-        when this returns."""
+        when this returns. Raises StoreFull."""
         if self._depth:
             assert self._durable or not durable, "a durable transaction inside one that is not"
             self._depth += 1
@@ -116,14 +126,23 @@ class Database:
         try:
             yield
             self._sql.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 self._sql.execute("ROLLBACK")
+            if _is_full(error):
+                raise StoreFull from error
             raise
         finally:
             self._depth, self._durable = 0, False
             if durable:
                 self._sql.execute("PRAGMA synchronous = NORMAL")
+
+
+def _is_full(error: BaseException) -> bool:
+    """Also by what peewee has made of it."""
+    if isinstance(error, peewee.OperationalError) and error.args and isinstance(error.args[0], sqlite3.Error):
+        error = error.args[0]
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode in _FULL
 
 
 class ReadOnly:

@@ -104,3 +104,24 @@ def test_what_a_job_raises_is_told_and_its_thread_goes_on() -> None:
     with pytest.raises(KeyError):
         do(workers, lambda: dict[str, int]()["nothing"])
     assert do(workers, lambda: 1) == 1
+
+
+def test_it_ends_when_its_jobs_have_ended() -> None:
+    workers = ThreadWorkers(threads_max=2)
+    go_on = threading.Event()
+    ended: list[int] = []
+
+    def job() -> None:
+        go_on.wait(PATIENCE_S)
+        ended.append(threading.get_ident())
+
+    for _ in range(5):
+        workers.submit(job, lambda result: None)
+    assert not workers.end(0.01)
+    go_on.set()
+    assert workers.end(PATIENCE_S)
+    assert len(ended) == 5
+    deadline = time.monotonic() + PATIENCE_S
+    while any(thread.ident in ended for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread stays"
+        time.sleep(0.001)

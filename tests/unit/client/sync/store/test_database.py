@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.sync.store.database import Database, ReadOnly, StoreDamaged, set_aside
+from client.sync.store.database import Database, ReadOnly, StoreDamaged, StoreFull, set_aside
 
 PUT = "INSERT INTO fact (name, value) VALUES (?, ?)"
 ALL = "SELECT name FROM fact ORDER BY name"
@@ -70,3 +70,18 @@ def test_a_file_is_set_aside_beside_the_ones_before(path: Path) -> None:
         asides.append(set_aside(path))
     assert [aside.read_bytes() for aside in asides] == [b"one", b"two"]
     assert [aside.with_name(aside.name + "-wal").read_bytes() for aside in asides] == [b"one", b"two"]
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(path: Path) -> None:
+    database = Database(path)
+    with database.transaction():
+        database.write(PUT, ("a", "x"))
+    (pages,) = database.rows("PRAGMA page_count")[0]
+    database.rows(f"PRAGMA max_page_count = {pages + 5}")  # as a disk that has no room for more
+    with pytest.raises(StoreFull), database.transaction():
+        database.write_many(PUT, ((f"fact {number}", "x" * 1000) for number in range(1000)))
+    assert database.rows(ALL) == [("a",)]
+    database.rows(f"PRAGMA max_page_count = {pages + 1000}")
+    with database.transaction():
+        database.write(PUT, ("b", "x"))
+    assert database.rows(ALL) == [("a",), ("b",)]
