@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.kit.cluster import Appliance, child_environment, is_alive, names_of, run_up, short_folder, wait_until
+from tests.kit.commands import signals_for_children
 from tests.kit.faults import make_random
 
 SMALL = ("--nodes", "3", "--code", "2+1", "--workers", "1")
@@ -29,36 +30,36 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def test_first_start_describes_what_runs(folder: Path) -> None:
-    with Appliance(folder / "data") as appliance:
-        told = appliance.description
-        assert set(told) == {"url", "ca_file", "admin", "processes"}
-        assert set(told["admin"]) == {"email", "password_file"}
-        assert names_of(appliance.processes("node")) == {f"site1-node{number}" for number in range(1, 7)}
-        assert names_of(appliance.processes("coordinator")) == {"worker1", "worker2"}
-        assert len(appliance.processes("postgres")) == len(appliance.processes("supervisor")) == 1
-        assert all(is_alive(process.pid) for process in appliance.processes())
-        for node in appliance.processes("node"):
-            assert [disk.is_dir() for disk in node.disks] == [True]
-            assert node.site == "site1"
-        wait_until(lambda: "Ctrl-C stops everything." in appliance.console.read_text(), what="the last line for people")
-        console = appliance.console.read_text()
-        assert told["url"] in console
-        assert told["admin"]["email"] in console
-        assert told["admin"]["password_file"] in console
-        assert appliance.password not in console
+def test_first_start_describes_what_runs(shared_appliance: Appliance) -> None:
+    told = shared_appliance.description
+    assert set(told) == {"url", "ca_file", "admin", "processes"}
+    assert set(told["admin"]) == {"email", "password_file"}
+    assert names_of(shared_appliance.processes("node")) == {f"site1-node{number}" for number in range(1, 7)}
+    assert names_of(shared_appliance.processes("coordinator")) == {"worker1", "worker2"}
+    assert len(shared_appliance.processes("postgres")) == len(shared_appliance.processes("supervisor")) == 1
+    assert all(is_alive(process.pid) for process in shared_appliance.processes())
+    for node in shared_appliance.processes("node"):
+        assert [disk.is_dir() for disk in node.disks] == [True]
+        assert node.site == "site1"
+    wait_until(
+        lambda: "Ctrl-C stops everything." in shared_appliance.console.read_text(), what="the last line for people"
+    )
+    console = shared_appliance.console.read_text()
+    assert told["url"] in console
+    assert told["admin"]["email"] in console
+    assert told["admin"]["password_file"] in console
+    assert shared_appliance.password not in console
 
 
-def test_the_certificate_is_good_for_every_local_name(folder: Path) -> None:
-    with Appliance(folder / "data", *SMALL) as appliance:
-        context = ssl.create_default_context(cafile=appliance.description["ca_file"])
-        port = urlsplit(appliance.url).port
-        for name in ("localhost", "127.0.0.1", "::1", socket.gethostname()):
-            with (
-                socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
-                context.wrap_socket(plain, server_hostname=name) as line,
-            ):
-                assert line.version() in ("TLSv1.2", "TLSv1.3")
+def test_the_certificate_is_good_for_every_local_name(shared_appliance: Appliance) -> None:
+    context = ssl.create_default_context(cafile=shared_appliance.description["ca_file"])
+    port = urlsplit(shared_appliance.url).port
+    for name in ("localhost", "127.0.0.1", "::1", socket.gethostname()):
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=name) as line,
+        ):
+            assert line.version() in ("TLSv1.2", "TLSv1.3")
 
 
 def test_files_survive_a_stop_and_a_start(folder: Path) -> None:
@@ -75,15 +76,14 @@ def test_files_survive_a_stop_and_a_start(folder: Path) -> None:
         assert appliance.login().get("/kept").body == b"kept" * 10_000
 
 
-def test_secrets_are_for_their_owner_only(folder: Path) -> None:
-    with Appliance(folder / "data", *SMALL) as appliance:
-        data = appliance.folder
-        secrets = [data / "admin-password", *data.glob("keys/*.key"), *data.glob("tls/*.key"), data / "layout.json"]
-        assert len(secrets) == 1 + 5 + 2 + 1
-        for path in secrets:
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
-        for name in ("keys", "tls", "postgres", "logs", "config", "run"):
-            assert stat.S_IMODE((data / name).stat().st_mode) == 0o700, name
+def test_secrets_are_for_their_owner_only(shared_appliance: Appliance) -> None:
+    data = shared_appliance.folder
+    secrets = [data / "admin-password", *data.glob("keys/*.key"), *data.glob("tls/*.key"), data / "layout.json"]
+    assert len(secrets) == 1 + 8 + 2 + 1
+    for path in secrets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for name in ("keys", "tls", "postgres", "logs", "config", "run"):
+        assert stat.S_IMODE((data / name).stat().st_mode) == 0o700, name
 
 
 def test_what_dies_is_started_again_and_appliance_json_says_so(folder: Path) -> None:
@@ -98,13 +98,12 @@ def test_what_dies_is_started_again_and_appliance_json_says_so(folder: Path) -> 
         wait_until(lambda: session.put("/after", b"x").status in (200, 201), what="a write after the restarts")
 
 
-def test_a_second_start_on_the_same_folder_is_refused(folder: Path) -> None:
-    with Appliance(folder / "data", *SMALL) as appliance:
-        result = run_up(appliance.folder)
-        assert result.returncode == 1
-        assert "already runs" in result.stderr
-        assert "Traceback" not in result.stderr
-        assert is_alive(appliance.supervisor.pid)
+def test_a_second_start_on_the_same_folder_is_refused(shared_appliance: Appliance) -> None:
+    result = run_up(shared_appliance.folder)
+    assert result.returncode == 1
+    assert "already runs" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert is_alive(shared_appliance.supervisor.pid)
 
 
 def test_other_options_later_are_told_and_not_used(folder: Path) -> None:
@@ -207,7 +206,8 @@ def test_a_second_signal_does_not_wait_for_a_process_that_hangs(folder: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_other_signals_stop_it_as_cleanly(folder: Path, number: signal.Signals) -> None:
     appliance = Appliance(folder / "data", *SMALL)
-    process = appliance.spawn()
+    with signals_for_children(number, ignored=False):
+        process = appliance.spawn()
     # In the midst of the start: it ends all the same, and leaves nothing running.
     wait_until((folder / "data" / "layout.json").exists, what="the layout")
     os.kill(process.pid, number)
