@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator.blocks.recent import Plain
 from coordinator.blocks.write import PlainBlock
 from coordinator.metadata import blocks, pending
 from coordinator.metadata.values import DeltaPlan, FileId, Session
@@ -182,7 +183,7 @@ class _Maker:
             await stage_blocks(self._services, self._session, self._plan.upload.target, [block])
 
 
-def _fill(plain: bytearray, base: bytes, pieces: Sequence[Piece]) -> None:
+def _fill(plain: bytearray, base: Plain, pieces: Sequence[Piece]) -> None:
     source, target = memoryview(base), memoryview(plain)
     for piece in pieces:
         target[piece.target : piece.target + piece.length] = source[piece.source : piece.source + piece.length]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from coordinator.blocks.recent import Plain
 from coordinator.metadata.values import AccountId, BlockRow
 from coordinator.services import Services
 
@@ -38,14 +39,13 @@ def follow(services: Services, account_id: AccountId) -> None:
         services.hub.publish(_FOLLOWED, str(account_id))
 
 
-def tell_arrived(
-    services: Services, account_id: AccountId, rows: Sequence[BlockRow], plain: Sequence[bytes | bytearray]
-) -> None:
-    """These blocks are durable and recorded; who follows the account gets them from here."""
+def tell_arrived(services: Services, account_id: AccountId, rows: Sequence[BlockRow], plain: Sequence[Plain]) -> None:
+    """These blocks are durable and recorded, and their bytes are not changed any more; who follows the account gets
+    them from here."""
     store = services.store
     if store.recent.wants(account_id):
         for row, content in zip(rows, plain, strict=True):
-            store.recent.put(row.block_id, bytes(content))
+            store.recent.put(row.block_id, content)
             told = (str(account_id), row.hash.hex(), row.block_id.hex(), store.siblings.address)
             services.hub.publish(_ARRIVED, " ".join(told))
     services.awaited.recorded(account_id, [row.hash for row in rows])

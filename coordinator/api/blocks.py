@@ -31,7 +31,6 @@ from coordinator.protocol.types import (
 from coordinator.staging import stage_blocks
 
 _SIZE_BYTES: Final = 4
-_SENT_WITH_HEADERS_MAX: Final = 256 * 1024
 _LOOK_AGAIN_S: Final = 1.0  # while waiting for a block: whether its upload has ended
 _EMPTY: Final = "a block has at least one byte"
 _HASH: Final = re.compile("[0-9a-f]{64}")
@@ -109,17 +108,16 @@ class BlockHandler(_BlockReceiver):
         asked = parse_range(self.request.headers.get("Range"), row.plain_size)
         async with self.services.store.outgoing.hold(row.plain_size):
             if asked is None:
-                plain = await self.services.store.read(row)
+                plain = memoryview(await self.services.store.read(row))
             else:
                 # Ranges are asked for by who makes a block out of another one: there will be more of the same block.
-                plain = (await self.services.store.read_again(row))[asked.start : asked.stop]
+                plain = memoryview(await self.services.store.read_again(row))[asked.start : asked.stop]
                 self.set_status(206)
                 self._headers["Content-Range"] = f"bytes {asked.start}-{asked.stop - 1}/{row.plain_size}"
             self._headers["Content-Type"] = "application/octet-stream"
             self._headers["Content-Length"] = str(len(plain))
-            if len(plain) > _SENT_WITH_HEADERS_MAX:
-                await self.flush()  # tornado would copy the block to put it behind the headers
-            await self.finish(plain)
+            await self.send(plain)
+            await self.finish()
 
     def add_error_headers(self, error: ApiError) -> None:
         if isinstance(error, RangeNotSatisfiable):

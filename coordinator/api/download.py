@@ -18,6 +18,7 @@ from urllib.parse import quote
 from coordinator.access import resolve
 from coordinator.api.files import FileHandler
 from coordinator.api.routes import RouteSpec, operation
+from coordinator.blocks.recent import Plain
 from coordinator.metadata import files
 from coordinator.metadata.values import BlockRow, Recipe
 from coordinator.protocol.errors import ApiError, RangeNotSatisfiable
@@ -119,14 +120,12 @@ class DownloadHandler(FileHandler):
             headers["Content-Length"] = str(asked.stop - asked.start)
 
     async def _send(self, recipe: Recipe, wanted: ByteRange) -> None:
-        if wanted.stop - wanted.start > BLOCK_BYTES // 4:
-            await self.flush()  # tornado would copy the first block to put it behind the headers
         async with AsyncExitStack() as held:
-            ahead: deque[asyncio.Task[bytes]] = deque()
+            ahead: deque[asyncio.Task[Plain]] = deque()
             held.push_async_callback(_cancel, ahead)
             at = wanted.start - wanted.start % BLOCK_BYTES
             async for row in self._rows(recipe, wanted):
-                ahead.append(asyncio.create_task(self._read(row)))
+                ahead.append(asyncio.create_task(self.services.store.read(row)))
                 if len(ahead) > BLOCKS_AHEAD:
                     at = await self._send_block(ahead, at, wanted)
             while ahead:
@@ -151,20 +150,16 @@ class DownloadHandler(FileHandler):
             yield recipe.blocks[at]
             index += 1
 
-    async def _read(self, row: BlockRow) -> bytes:
-        return await self.services.store.read(row)
-
-    async def _send_block(self, ahead: deque[asyncio.Task[bytes]], at: int, wanted: ByteRange) -> int:
+    async def _send_block(self, ahead: deque[asyncio.Task[Plain]], at: int, wanted: ByteRange) -> int:
         """Send what the range wants of the next block, which begins at `at`; where the one after it begins."""
         plain = await ahead.popleft()
         first, last = max(0, wanted.start - at), min(len(plain), wanted.stop - at)
         async with asyncio.timeout(STALL_S):
-            self.write(plain if first == 0 and last == len(plain) else plain[first:last])
-            await self.flush()
+            await self.send(memoryview(plain)[first:last])
         return at + len(plain)
 
 
-async def _cancel(tasks: deque[asyncio.Task[bytes]]) -> None:
+async def _cancel(tasks: deque[asyncio.Task[Plain]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,6 +8,7 @@ from typing import Final
 
 from coordinator.api.base import ApiHandler
 from coordinator.api.routes import RouteSpec, operation
+from coordinator.blocks.recent import Plain
 from coordinator.metadata import files
 from coordinator.metadata.values import BlockRow
 from coordinator.protocol.errors import ApiError
@@ -33,10 +34,10 @@ class FetchHandler(ApiHandler):
             await self.flush()  # tornado would copy the contents to put them behind the headers
             await self.finish(content)
 
-    async def _read_all(self, rows: Sequence[BlockRow | None]) -> list[bytes | None]:
+    async def _read_all(self, rows: Sequence[BlockRow | None]) -> list[Plain | None]:
         slots = asyncio.Semaphore(READS_AT_ONCE)
 
-        async def read(row: BlockRow | None) -> bytes | None:
+        async def read(row: BlockRow | None) -> Plain | None:
             if row is None:
                 return None
             async with slots:

@@ -20,14 +20,16 @@ KEEP_S: Final = 10.0
 WANTED_S: Final = 60.0
 _ACCOUNTS_MAX: Final = 10_000
 
+Plain = bytes | bytearray
+
 
 class RecentBlocks:
-    """Owned by the event loop."""
+    """Owned by the event loop, but for `get`, which any thread may call."""
 
     def __init__(self, limit: int = RECENT_BYTES_MAX, *, keep_s: float = KEEP_S) -> None:
         self._limit = limit
         self._keep_s = keep_s
-        self._blocks: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()  # by block id: bytes, and when put
+        self._blocks: OrderedDict[bytes, tuple[Plain, float]] = OrderedDict()  # by block id: bytes, and when put
         self._wanted: dict[AccountId, float] = {}  # whose new blocks somebody waits for, and until when
         self._timer: asyncio.TimerHandle | None = None
         self.held = 0
@@ -46,7 +48,8 @@ class RecentBlocks:
     def wants(self, account_id: AccountId) -> bool:
         return self._wanted.get(account_id, 0.0) > asyncio.get_running_loop().time()
 
-    def put(self, block_id: bytes, plain: bytes) -> None:
+    def put(self, block_id: bytes, plain: Plain) -> None:
+        """`plain` is not changed any more."""
         now = asyncio.get_running_loop().time()
         self._drop(block_id)
         self._blocks[block_id] = plain, now
@@ -55,7 +58,7 @@ class RecentBlocks:
             self._drop(next(iter(self._blocks)))
         self._set_timer(now)
 
-    def get(self, block_id: bytes) -> bytes | None:
+    def get(self, block_id: bytes) -> Plain | None:
         found = self._blocks.get(block_id)
         return found[0] if found is not None else None
 

@@ -3,6 +3,9 @@
 A device that follows an upload meets any of the workers, the one that took the block or another one. With two workers,
 reading the other half from the nodes took 1.5 CPU-seconds a GiB more than one worker alone needs.
 
+Threads do it, with one call of the system for a block on each side: the event loop would turn thirty times for each,
+since a socket takes 200 KB at once.
+
 Guarantees: blocks pass only between processes of the same user (the kernel tells, on both sides); whatever goes wrong
 is "not here", and the caller reads from the nodes. Bytes were verified by the worker that gives them.
 Does not: know who has which block by itself (following.py tells).
@@ -18,7 +21,10 @@ import os
 import secrets
 import socket
 import struct
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from coordinator.blocks.recent import RecentBlocks
@@ -30,39 +36,42 @@ _ID_BYTES: Final = 16
 _KNOWN_MAX: Final = 4096
 _IDLE_MAX: Final = 8  # connections kept to one worker
 _CONNECTIONS_MAX: Final = 64
-_BUFFER_BYTES: Final = 1024 * 1024
 _SIZE: Final = struct.Struct(">I")
+_TIMEVAL: Final = struct.Struct("ll")
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 
 class Siblings:
-    """Owned by the event loop. `address` is where this worker answers; `_known` says who has which block."""
+    """`address` is where this worker answers. `_known`, which says who has which block, belongs to the event loop; the
+    connections (`_idle` to others, `_serving` from others) to any thread that holds `_lock`."""
 
     def __init__(self, recent: RecentBlocks) -> None:
         # In the abstract namespace: no file that a crash would leave behind.
         self.address = "holdfast-" + secrets.token_hex(16)
         self._recent = recent
         self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._lock = threading.Lock()
         self._idle: dict[str, list[socket.socket]] = {}
-        self._serving: set[asyncio.Task[None]] = set()
-        self._listener = _new_socket()
-        self._accepting: asyncio.Task[None] | None = None
+        self._serving: set[socket.socket] = set()
+        self._closed = False
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
     def start(self) -> None:
         self._listener.bind("\0" + self.address)
         self._listener.listen()
-        self._accepting = asyncio.create_task(self._accept(), name="siblings")
+        _start(self._accept)
 
-    async def close(self) -> None:
-        tasks = [*self._serving, *([self._accepting] if self._accepting else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
-        for lines in self._idle.values():
-            for line in lines:
-                line.close()
-        self._idle.clear()
+    def close(self) -> None:
+        """Ends the threads; one that is waiting for another worker ends when that answers, or after TIMEOUT_S."""
+        with self._lock:
+            self._closed = True
+            for line in (self._listener, *self._serving):
+                with suppress(OSError):  # it was never connected, or is not any more
+                    line.shutdown(socket.SHUT_RDWR)  # unlike a close, it wakes the thread, which closes it
+            for idle in self._idle.values():
+                for line in idle:
+                    line.close()
+            self._idle.clear()
 
     def note(self, block_id: bytes, address: str) -> None:
         """The worker at `address` has this block."""
@@ -71,81 +80,92 @@ class Siblings:
             if len(self._known) > _KNOWN_MAX:
                 self._known.popitem(last=False)
 
-    async def fetch(self, block_id: bytes, size: int) -> bytes | None:
+    async def fetch(self, block_id: bytes, size: int) -> bytearray | None:
         """The block's `size` bytes from the worker that is said to have it; None where that does not work out."""
         address = self._known.pop(block_id, None)
-        if address is None:
-            return None
+        return None if address is None else await asyncio.to_thread(self._fetch, address, block_id, size)
+
+    def _fetch(self, address: str, block_id: bytes, size: int) -> bytearray | None:
         line = None
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                line = await self._connect(address)
-                plain = await _ask(line, block_id, size)
-        except (OSError, TimeoutError, EOFError) as error:
+            line = self._take_idle(address) or _connect(address)
+            plain = _ask(line, block_id, size)
+        except (OSError, EOFError) as error:
             _log.info("sibling.not_asked", extra={"reason": str(error) or type(error).__name__})
             self._drop(address, line)
             return None
-        except asyncio.CancelledError:
-            self._drop(address, line)
-            raise
-        idle = self._idle.setdefault(address, [])
-        if len(idle) < _IDLE_MAX:
-            idle.append(line)
-        else:
-            line.close()
+        with self._lock:
+            idle = self._idle.setdefault(address, [])
+            if len(idle) < _IDLE_MAX and not self._closed:
+                idle.append(line)
+            else:
+                line.close()
         return plain
 
-    async def _connect(self, address: str) -> socket.socket:
-        if idle := self._idle.get(address):
-            return idle.pop()
-        line = _new_socket()
-        try:
-            await asyncio.get_running_loop().sock_connect(line, "\0" + address)
-            _check_user(line)
-        except BaseException:
-            line.close()
-            raise
-        return line
+    def _take_idle(self, address: str) -> socket.socket | None:
+        with self._lock:
+            return idle.pop() if (idle := self._idle.get(address)) else None
 
     def _drop(self, address: str, line: socket.socket | None) -> None:
         """The worker is gone or does not answer: so are the other connections to it."""
-        for other in self._idle.pop(address, []):
-            other.close()
-        if line is not None:
+        with self._lock:
+            dropped = self._idle.pop(address, [])
+        for one in dropped if line is None else [line, *dropped]:
+            one.close()
+
+    # --- for the others -----------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with self._listener, suppress(OSError):  # until it is shut down
+            while True:
+                line, _ = self._listener.accept()
+                with self._lock:
+                    taken = not self._closed and len(self._serving) < _CONNECTIONS_MAX
+                    if taken:
+                        self._serving.add(line)
+                if taken:
+                    _start(self._serve, line)
+                else:
+                    line.close()
+
+    def _serve(self, line: socket.socket) -> None:
+        try:
+            _check_user(line)
+            _limit(line, socket.SO_SNDTIMEO)
+            while True:
+                block_id = _receive(line, _ID_BYTES)
+                plain = self._recent.get(bytes(block_id)) or b""
+                line.sendall(_SIZE.pack(len(plain)))
+                line.sendall(plain)
+        except (OSError, EOFError):
+            pass  # the other worker has gone, or is none
+        finally:
+            with self._lock:
+                self._serving.discard(line)
             line.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            line, _ = await loop.sock_accept(self._listener)
-            line.setblocking(False)
-            if len(self._serving) >= _CONNECTIONS_MAX:
-                line.close()
-                continue
-            task = asyncio.create_task(self._serve(line))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
 
-    async def _serve(self, line: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        with line:
-            try:
-                _check_user(line)
-                while True:
-                    block_id = await _receive(line, _ID_BYTES)
-                    plain = self._recent.get(bytes(block_id)) or b""
-                    await loop.sock_sendall(line, _SIZE.pack(len(plain)))
-                    await loop.sock_sendall(line, plain)
-            except (OSError, EOFError):
-                return  # the other worker has gone, or is none
+def _start(target: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=target, args=arguments, name="siblings", daemon=True).start()
 
 
-def _new_socket() -> socket.socket:
+def _connect(address: str) -> socket.socket:
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.setblocking(False)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        line.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+    try:
+        _limit(line, socket.SO_SNDTIMEO)
+        _limit(line, socket.SO_RCVTIMEO)
+        line.connect("\0" + address)
+        _check_user(line)
+    except BaseException:
+        line.close()
+        raise
     return line
+
+
+def _limit(line: socket.socket, option: int) -> None:
+    """The kernel's own time limit for a call: the socket stays blocking. Python's would wait for each piece."""
+    seconds = int(TIMEOUT_S)
+    line.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(seconds, int((TIMEOUT_S - seconds) * 1_000_000)))
 
 
 def _check_user(line: socket.socket) -> None:
@@ -155,23 +175,22 @@ def _check_user(line: socket.socket) -> None:
         raise PermissionError("a process of another user is at the other end")
 
 
-async def _ask(line: socket.socket, block_id: bytes, size: int) -> bytes | None:
-    await asyncio.get_running_loop().sock_sendall(line, block_id)
-    (told,) = _SIZE.unpack(await _receive(line, _SIZE.size))
+def _ask(line: socket.socket, block_id: bytes, size: int) -> bytearray | None:
+    line.sendall(block_id)
+    (told,) = _SIZE.unpack(_receive(line, _SIZE.size))
     if told == 0:
         return None
     if told != size:
         raise EOFError("a block of another size")
-    return bytes(await _receive(line, size))
+    return _receive(line, size)
 
 
-async def _receive(line: socket.socket, size: int) -> bytearray:
-    """Exactly `size` bytes. Raises EOFError when the other end closes before."""
-    loop = asyncio.get_running_loop()
+def _receive(line: socket.socket, size: int) -> bytearray:
+    """Exactly `size` bytes. Raises EOFError when the other end closes before, BlockingIOError when it is silent."""
     buffer = bytearray(size)
     left = memoryview(buffer)
     while left:
-        count = await loop.sock_recv_into(line, left)
+        count = line.recv_into(left, flags=socket.MSG_WAITALL)
         if count == 0:
             raise EOFError("the connection was closed")
         left = left[count:]

@@ -23,7 +23,7 @@ from coordinator.blocks.keys import AccountKeys, RootKey
 from coordinator.blocks.nodes import NodeKeys, NodePool
 from coordinator.blocks.read import BlockReader, ReadSettings
 from coordinator.blocks.rebuild import BlockRebuilder
-from coordinator.blocks.recent import RecentBlocks
+from coordinator.blocks.recent import Plain, RecentBlocks
 from coordinator.blocks.siblings import Siblings
 from coordinator.blocks.write import BlockWriter, PlainBlock, WriteSettings
 from coordinator.config import CoordinatorConfig
@@ -74,7 +74,7 @@ class BlockStore:
         self.inventory = ShardInventory(self.nodes)
         self.recent = RecentBlocks()
         self.siblings = Siblings(self.recent)
-        self._reading: dict[bytes, asyncio.Task[bytes]] = {}  # what `read_again` and `read_base` read now
+        self._reading: dict[bytes, asyncio.Task[Plain]] = {}  # what `read_again` and `read_base` read now
         self._rebuilder = BlockRebuilder(self.nodes, cpu, self._reader)
         self._reports: asyncio.Queue[tuple[bytes, frozenset[int]]] = asyncio.Queue(_REPORTS_MAX)
         self._reporter: asyncio.Task[None] | None = None
@@ -91,7 +91,7 @@ class BlockStore:
         for task in self._reading.values():
             task.cancel()
         await asyncio.gather(*self._reading.values(), return_exceptions=True)
-        await self.siblings.close()
+        self.siblings.close()
         self.recent.clear()
         await self._writer.close()
         await self.nodes.close()
@@ -102,7 +102,7 @@ class BlockStore:
         BLOCK_BYTES.labels("written").inc(sum(block.row.plain_size for block in written))
         return written
 
-    async def read(self, row: BlockRow, *, hashed: bool = True) -> bytes:
+    async def read(self, row: BlockRow, *, hashed: bool = True) -> Plain:
         """The verified plaintext of one block; see BlockReader.read."""
         remembered = self.recent.get(row.block_id)
         if remembered is None and (remembered := await self.siblings.fetch(row.block_id, row.plain_size)) is not None:
@@ -114,32 +114,32 @@ class BlockStore:
         BLOCK_BYTES.labels("read").inc(len(plain))
         return plain
 
-    async def read_again(self, row: BlockRow) -> bytes:
+    async def read_again(self, row: BlockRow) -> Plain:
         """As `read`, of a block that is likely to be read again within seconds: it is remembered for so long, and read
         once for all who ask at the same time."""
         return await self._read_together(row.block_id, row, hashed=True)
 
-    async def read_base(self, row: BlockRow) -> bytes:
+    async def read_base(self, row: BlockRow) -> Plain:
         """As `read_again`, for making another block that is checked by its own hash: this one's is not computed, which
         takes a quarter of what reading it takes."""
         remembered = self.recent.get(row.block_id)
         return remembered or await self._read_together(_BASE + row.block_id, row, hashed=False)
 
-    async def _read_together(self, name: bytes, row: BlockRow, *, hashed: bool) -> bytes:
+    async def _read_together(self, name: bytes, row: BlockRow, *, hashed: bool) -> Plain:
         task = self._reading.get(name)
         if task is None:
             task = self._reading[name] = asyncio.create_task(self._read_and_remember(name, row, hashed=hashed))
             task.add_done_callback(partial(self._end_reading, name))
         return await asyncio.shield(task)  # one caller that leaves must not take the block away from the others
 
-    async def _read_and_remember(self, name: bytes, row: BlockRow, *, hashed: bool) -> bytes:
+    async def _read_and_remember(self, name: bytes, row: BlockRow, *, hashed: bool) -> Plain:
         plain = self.recent.get(name)
         if plain is None:
             plain = await self.read(row, hashed=hashed)
             self.recent.put(name, plain)
         return plain
 
-    def _end_reading(self, name: bytes, task: asyncio.Task[bytes]) -> None:
+    def _end_reading(self, name: bytes, task: asyncio.Task[Plain]) -> None:
         del self._reading[name]
         if not task.cancelled():
             task.exception()  # those who still wait are told; where all have left, nobody need be

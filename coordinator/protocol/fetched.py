@@ -17,12 +17,12 @@ class BadFetched(ValueError):
     """The bytes are no such answer."""
 
 
-def join_fetched(contents: Iterable[bytes | None]) -> bytes:
+def join_fetched(contents: Iterable[bytes | bytearray | None]) -> bytes:
     """None: left out."""
     return b"".join(part for plain in contents for part in _framed(plain))
 
 
-def _framed(plain: bytes | None) -> tuple[bytes, ...]:
+def _framed(plain: bytes | bytearray | None) -> tuple[bytes | bytearray, ...]:
     if plain is None:
         return (LEFT_OUT.to_bytes(_LENGTH_BYTES, "big"),)
     return (len(plain).to_bytes(_LENGTH_BYTES, "big"), plain)

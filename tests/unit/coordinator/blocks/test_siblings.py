@@ -15,7 +15,7 @@ from coordinator.blocks.recent import RecentBlocks
 from coordinator.blocks.siblings import Siblings
 
 A, B = b"a" * 16, b"b" * 16
-PLAIN = os.urandom(3_000_000)
+PLAIN = bytearray(os.urandom(3_000_000))
 
 
 @asynccontextmanager
@@ -26,7 +26,7 @@ async def worker() -> AsyncIterator[tuple[RecentBlocks, Siblings]]:
     try:
         yield recent, one
     finally:
-        await one.close()
+        one.close()
         recent.clear()
 
 
@@ -53,7 +53,7 @@ def test_many_at_once() -> None:
                 recent.put(block_id, bytes([number]) * 100_000)
                 taker.note(block_id, giver.address)
             found = await asyncio.gather(*(taker.fetch(block_id, 100_000) for block_id in ids))
-            assert found == [bytes([number]) * 100_000 for number in range(20)]
+            assert found == [bytearray([number]) * 100_000 for number in range(20)]
 
     asyncio.run(scenario())
 
