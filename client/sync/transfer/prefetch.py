@@ -20,11 +20,10 @@ from node.base.clock import Clock
 
 WAIT_S: Final = 20  # one call's, for a block that has not arrived
 PATIENCE_S: Final = 300.0
-_ROUND_BLOCKS: Final = 4 * AT_ONCE
 
 
 class Prefetch:
-    """One announced version's. `wanted` turns False when the caller takes over."""
+    """One announced version's. `wanted` turns False when the caller takes over. `_progress`: when a block last came."""
 
     def __init__(
         self,
@@ -42,6 +41,7 @@ class Prefetch:
         self._part = part
         self._clock = clock
         self._wanted = wanted
+        self._progress = clock.monotonic()
 
     def run(self) -> None:
         """Fill the part as far as it goes. Raises ClientError (upload_gone), OSError."""
@@ -53,14 +53,13 @@ class Prefetch:
         first = next(iter(part.lacking), None)
         if first is None or (self._row.remote_id and self._comes_as_delta(first)):
             return
-        progress = self._clock.monotonic()
-        while (lacking := part.lacking) and self._wanted():
-            before = len(part.have)
-            tools.parallel.run_all((partial(self._fetch, index) for index in lacking[:_ROUND_BLOCKS]), AT_ONCE)
-            if len(part.have) > before:
-                progress = self._clock.monotonic()
-            elif self._clock.monotonic() - progress > PATIENCE_S:
-                return
+        self._progress = self._clock.monotonic()
+        while part.lacking and self._goes_on():
+            # All in one go: a block that is late is asked for once more in the end, and holds up no other.
+            tools.parallel.run_all((partial(self._fetch, index) for index in part.lacking), AT_ONCE)
+
+    def _goes_on(self) -> bool:
+        return self._wanted() and self._clock.monotonic() - self._progress <= PATIENCE_S
 
     def _comes_as_delta(self, first: int) -> bool:
         """Waits for the first block to arrive: deltas are sent before whole blocks."""
@@ -82,10 +81,11 @@ class Prefetch:
         return True
 
     def _fetch(self, index: int) -> None:
-        if not self._wanted():
+        if not self._goes_on():
             return
         try:
             fetch_block(self._tools, self._part, index, self._path, upload_id=self._row.upload_id, wait_s=WAIT_S)
+            self._progress = self._clock.monotonic()
         except Refused as refusal:
             if not _is_late(refusal):
                 raise

@@ -23,6 +23,7 @@ from client.sync.transfer.carry import ToDownload, ToUpload
 from client.sync.transfer.contents import Fetched, Learned, Sent, Tools
 from client.sync.transfer.jobs import Job, OneByOne
 from client.sync.transfer.limits import RateLimit
+from client.sync.transfer.prefetch import PATIENCE_S, WAIT_S
 from client.sync.transfer.transfers import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, PendingUpload, RemoteId, RemoteNode
 from coordinator.protocol.hashing import BLOCK_BYTES, hash_block
@@ -731,6 +732,29 @@ def test_an_upload_that_ends_without_a_version_leaves_its_blocks_for_the_next(
     b.get("f")
     assert b.read("f") == plain
     assert b.line.count("GET /blocks/") - before == 1
+
+
+def test_an_upload_that_stands_still_is_given_up(service: SimService, a: Device, b: Device) -> None:
+    time = Time()
+
+    def fetch_along(method: str, path: str) -> None:
+        if path.startswith("/api/v1/files/commit"):
+            (upload_id,) = service.uploads
+            arrived = {**service.blocks}
+            service.blocks.clear()
+            b.transfers.prefetch(pending(upload_id, service), "/f")
+            service.blocks.update(arrived)
+
+    def wait_in_vain(method: str, path: str) -> None:
+        if path.startswith("/api/v1/blocks/"):
+            time.at += WAIT_S
+
+    b.transfers.clock = time
+    a.line.on_call, b.line.on_call = fetch_along, wait_in_vain
+    a.send(a.write("f", noise(17 * MIB, 1)))
+    assert PATIENCE_S < time.at - 1000 <= PATIENCE_S + WAIT_S
+    b.get("f")
+    assert b.read("f") == noise(17 * MIB, 1)
 
 
 def test_what_comes_as_a_delta_is_not_fetched_ahead(service: SimService, a: Device, b: Device) -> None:
