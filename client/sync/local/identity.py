@@ -103,7 +103,7 @@ class Whereabouts:
         for found in entries:
             found.owner = None
             for node in self.candidates(found.stat, found.occupant):
-                if node.id not in taken and self._is_available(node) and self._is_same(node, found, elsewhere):
+                if node.id not in taken and self.is_available(node) and self._is_same(node, found, elsewhere):
                     found.owner = node
                     taken.add(node.id)
                     break
@@ -122,7 +122,8 @@ class Whereabouts:
                     stable = False
         return bool(taken)
 
-    def _is_available(self, node: LocalNode) -> bool:
+    def is_available(self, node: LocalNode) -> bool:
+        """Whether an entry elsewhere may be this node: each that is placed may change that for others."""
         return node.id not in self._placed and (self.is_away(node) or self._is_lost(node))
 
     def _is_lost(self, node: LocalNode) -> bool:

@@ -221,7 +221,7 @@ class _Run:
         while folders := self._where.take(FileKind.FOLDER):
             sure = self._where.assign(folders)
             for found in folders:
-                if found.owner is not None and found.owner.id in self._listed:
+                if found.owner is not None and not self._where.is_available(found.owner):
                     found.owner = None  # the folder around it has just been placed, and another is at its place in that
                 if not sure or found.owner is not None:
                     yield from self._place(found)

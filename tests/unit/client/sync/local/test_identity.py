@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from client.fs.fake import FakeFileSystem
 from client.sync.local.findings import DirtyFolder
 from tests.kit.scan_device import Device, rescan
 
@@ -204,6 +205,47 @@ def test_a_folder_taken_out_of_a_moved_one_that_has_another_in_its_place_is_look
     user.rename(("d2",), ("moved",))
     user.mkdir(("moved", "sub"))
     assert {"moved/sub", "top/c", "top/new"} <= set(rescan(device, "all"))
+
+
+def test_a_folder_that_is_renamed_after_it_was_listed_stays_itself(device: Device) -> None:
+    before = device.ids()
+    device.fs = FakeFileSystem(device.disk, on_call=Budget(500))
+    steps = device.scanner().scan_folders([DirtyFolder(("d1",)), DirtyFolder(("x",))])
+    device.store(next(steps))
+    device.user.rename(("d1",), ("D1",))
+    device.absorb(steps)  # the root is listed now, for what may be at "x"
+    assert device.ids()["D1"] == before["d1"]
+    assert rescan(device, "all")["D1/a"] == before["d1/a"]
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_a_scan_comes_to_its_end_whatever_is_done_meanwhile(seed: int) -> None:
+    rng = random.Random(seed)
+    device = Device()
+    for _ in range(rng.randint(2, 6)):
+        for _ in range(rng.randint(1, 8)):
+            act(rng, device)
+        device.fs = FakeFileSystem(device.disk, on_call=Budget(5000))
+        for changes in device.scanner().scan():
+            device.store(changes)
+            if rng.random() < 0.3:
+                act(rng, device)
+        device.scan()
+        try:
+            device.check()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+class Budget:
+    """Fails the test that makes more calls: a scan that goes round in circles would never end."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, name: str) -> None:
+        self.left -= 1
+        assert self.left > 0, "the scan goes round in circles"
 
 
 @pytest.mark.parametrize("seed", range(300))
