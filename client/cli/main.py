@@ -99,7 +99,7 @@ def run(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
     except click.UsageError as error:
-        where = f" See: {error.ctx.command_path} --help" if error.ctx is not None else ""
+        where = f" See: {' '.join(error.ctx.command_path.split())} --help" if error.ctx is not None else ""
         return _tell(UsageProblem(reason=error.format_message() + where), wants_json)
     except click.ClickException as error:
         return _tell(ClientFailure(error), wants_json)

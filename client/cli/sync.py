@@ -91,7 +91,7 @@ def sync(
         told = f"The client that is running for {plain(known.path)} carries out its deletes now."
         session.show(document(known, read_status(known)), lambda: write_line(told))
         return
-    shown = _Shown(live=sys.stderr.isatty())
+    shown = _Shown(live=sys.stderr.isatty(), once=once)
 
     def run(account: Account) -> tuple[StatusFile, Account | None]:
         running = Running(known, account, _api(account), options, on_conflict=shown.conflict, on_status=shown.status)
@@ -118,10 +118,11 @@ def _api(account: Account) -> Api:
 
 
 class _Shown:
-    """What a person at the terminal sees: a line for each change of state, conflict and problem."""
+    """What a person at the terminal sees: a line for each change of state, conflict and problem. With `once` why the
+    sides do not agree is told when it ends."""
 
-    def __init__(self, *, live: bool) -> None:
-        self._live = live
+    def __init__(self, *, live: bool, once: bool = False) -> None:
+        self._live, self._once = live, once
         self._line = ""
         self._told: set[ProblemLine] = set()
 
@@ -141,7 +142,7 @@ class _Shown:
                 self._write("In sync.")
             case "syncing":
                 self._write(f"Syncing, {status.queued} to do …" if self._live else "Syncing …")
-            case _:
+            case _ if not self._once:
                 self._write(plain(status.reason or status.state), stays=True)
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from client.cli.sync import sync as run
+from client.cli.sync_forget import forget
 from client.cli.sync_install import install, uninstall
 from client.cli.sync_select import select
 
@@ -19,7 +20,7 @@ class _SyncGroup(click.Group):
         super().__init__(
             name="sync",
             help=default.help,
-            commands=[select, install, uninstall],
+            commands=[select, install, uninstall, forget],
             context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
         )
         self.default = default

@@ -14,7 +14,7 @@ from client.cli.output import plain, write_line
 from client.cli.session import JsonCommand, ServiceCommand, Session
 from client.errors import ClientError, LocalTrouble
 from client.naming import remote_path
-from client.sync.folders import account_for, existing, find, register
+from client.sync.folders import Folder, account_for, existing, find, register
 from client.sync.unit import unit_name, unit_path, unit_text
 from node.base.durable import write_file_durably
 
@@ -54,13 +54,18 @@ def install(session: Session, *, folder: Path, remote: str) -> None:
 def uninstall(session: Session, *, folder: Path) -> None:
     """Stop the service that `install` made. DIR and what is known of it stay as they are."""
     known = find(folder)
-    path = unit_path(known)
-    if path.exists():
-        _tell_systemd(path, f"disable --now {unit_name(known)}")
-        path.unlink(missing_ok=True)
-        _tell_systemd(path, "daemon-reload")
+    remove_unit(known)
     document = {"path": known.path, "remote": known.remote, "unit": None}
     session.show(document, lambda: write_line(f"{plain(known.path)} is no longer synced by a service."))
+
+
+def remove_unit(folder: Folder) -> None:
+    """Nothing where there is none. Raises NoSystemd."""
+    path = unit_path(folder)
+    if path.exists():
+        _tell_systemd(path, f"disable --now {unit_name(folder)}")
+        path.unlink(missing_ok=True)
+        _tell_systemd(path, "daemon-reload")
 
 
 def _tell_systemd(unit: Path, *calls: str) -> None:

@@ -105,8 +105,33 @@ def test_status_tells_how_the_last_client_left_the_folder(ann: Device) -> None:
     assert "No client is running" in told["reason"]
 
 
+def test_a_forgotten_folder_keeps_its_files_and_may_be_synced_anew(person: User, ann: Device) -> None:
+    ann.put("plan.txt", b"plan")
+    ann.once()
+    with ann.running():
+        ann.wait_for_state("in_sync")
+        assert "already by another process" in ann.run("sync", "forget", ann.root, expect=ExitCode.USAGE).stderr
+    ann.run("sync", "forget", ann.root)
+    assert ann.run("sync-status", "--json").document["folders"] == []
+    assert ann.read("plan.txt") == b"plan"
+    ann.delete("plan.txt")
+    ann.once()
+    assert set(check_equal(person, ann)) == {"plan.txt"}, "it is not known any more that it was here"
+    ann.root.rename(ann.base / "elsewhere")
+    ann.run("sync", "forget", ann.root)
+    ann.run("sync", "forget", ann.root, expect=ExitCode.USAGE)
+
+
+def test_why_the_sides_do_not_agree_is_said_once(ann: Device) -> None:
+    ann.once()
+    ann.root.rename(ann.base / "unmounted")
+    ann.root.mkdir()
+    assert ann.once(expect=ExitCode.UNAVAILABLE).stderr.count("is its disk mounted?") == 1
+
+
 def test_the_names_of_the_commands_are_not_folders(ann: Device) -> None:
     assert "Missing argument" in ann.run("sync", "select", expect=2).stderr
+    assert "See: holdfast sync --help" in ann.run("sync", "--nonsense", ann.root, expect=2).stderr
 
 
 def test_without_a_session_of_systemd_install_says_what_to_do(ann: Device) -> None:
