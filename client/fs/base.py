@@ -107,6 +107,10 @@ class FileSystem(Protocol):
 
     def stat(self, path: Path) -> Stat: ...
 
+    def is_same_since(self, path: Path, stamp: Stamp) -> bool:
+        """Whether the file at `path` is the one that had this stamp, whatever was done to it since: an inode's number
+        alone is given away again, often at once. False where the disk does not tell when a file was made."""
+
     def open(self, path: Path) -> ReadFile:
         """Raises OSError (EINVAL, ELOOP, IsADirectoryError) for what is not a regular file."""
 

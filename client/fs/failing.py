@@ -35,6 +35,10 @@ class FailingFileSystem:
         self.count("stat")
         return self.inner.stat(path)
 
+    def is_same_since(self, path: Path, stamp: Stamp) -> bool:
+        self.count("is_same_since")
+        return self.inner.is_same_since(path, stamp)
+
     def open(self, path: Path) -> ReadFile:
         self.count("open")
         return _FailingFile(self, self.inner.open(path))

@@ -24,7 +24,7 @@ from typing import Self
 
 from client.fs.base import OWN_FOLDER, FileKind, Path, ReadFile, Stat, TempFile
 from client.fs.paths import check_component, check_path, split
-from client.fs.steps import Steps, Temp, Unsupported, check_stamp
+from client.fs.steps import Steps, Temp, Unsupported, check_stamp, was_made_before
 from client.sync.tree import Stamp
 from node.base.clock import Clock
 
@@ -45,6 +45,7 @@ class Inode:
     synced: bytes | None = None
     children: dict[str, Inode] = field(default_factory=dict)
     executable: bool = False
+    made_ns: int = 0
     links: int = 1
     writers: int = 0
 
@@ -132,7 +133,7 @@ class FakeDisk:
         if number == self._next:
             self._next += 1
         now = self.tick()
-        return Inode(number, kind, now, now)
+        return Inode(number, kind, now, now, made_ns=now)
 
     def stat(self, inode: Inode) -> Stat:
         size = len(inode.data) if inode.kind is FileKind.FILE else 0
@@ -472,6 +473,12 @@ class FakeFileSystem(Steps[Inode]):
         self.call("stat")
         check_path(path)
         return self.disk.stat(self.disk.find(path))
+
+    def is_same_since(self, path: Path, stamp: Stamp) -> bool:
+        self.call("is_same_since")
+        check_path(path)
+        inode = self.disk.find(path)
+        return inode.number == stamp.inode and was_made_before(inode.made_ns, stamp)
 
     def open(self, path: Path) -> ReadFile:
         self.call("open")

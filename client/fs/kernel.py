@@ -1,4 +1,5 @@
-"""What the Linux kernel can do and `os` does not offer: renames that never replace, exchanges, and who is writing.
+"""What the Linux kernel can do and `os` does not offer: renames that never replace, exchanges, who is writing, and when
+a file was made.
 
 Guarantees: `rename_new` never replaces anything, `exchange` is one step. Both raise Unsupported where kernel or file
 system lack them (some network, FUSE and old ZFS mounts; other systems than Linux), and change nothing then.
@@ -11,6 +12,7 @@ import errno
 import fcntl
 import os
 import signal
+import struct
 from typing import Final
 
 from client.fs.steps import Unsupported
@@ -18,6 +20,9 @@ from client.fs.steps import Unsupported
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
 _UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
+_NOT_FOLLOWED: Final = 0x100  # AT_SYMLINK_NOFOLLOW
+_STATX_INODE, _STATX_BIRTH = 0x100, 0x800
+_STATX: Final = struct.Struct("=I28xQ40xqI164x")  # mask, inode, seconds and nanoseconds of birth
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,6 +58,19 @@ def is_open_for_writing(folder: int, name: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def inode_and_birth(folder: int, name: str) -> tuple[int, int | None]:
+    """When the file was made, in nanoseconds; None where the kernel or the file system does not know."""
+    call = getattr(_libc, "statx", None)
+    if call is None:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino, None
+    facts = ctypes.create_string_buffer(_STATX.size)
+    if call(folder, os.fsencode(name), _NOT_FOLLOWED, _STATX_INODE | _STATX_BIRTH, facts) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    mask, inode, seconds, nanoseconds = _STATX.unpack(facts.raw)
+    return inode, seconds * 10**9 + nanoseconds if mask & _STATX_BIRTH else None
 
 
 def _renameat2(source_folder: int, source: str, target_folder: int, target: str, flag: int) -> None:

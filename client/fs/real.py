@@ -23,7 +23,7 @@ from typing import Final, Self
 from client.fs import kernel
 from client.fs.base import OWN_FOLDER, FileKind, Path, ReadFile, Stat, TempFile
 from client.fs.paths import check_component, check_path, split
-from client.fs.steps import NO_LINKS, Steps, Temp, Unsupported, check_stamp
+from client.fs.steps import NO_LINKS, Steps, Temp, Unsupported, check_stamp, was_made_before
 from client.part import with_executable
 from client.sync.tree import Stamp
 from node.base.clock import Clock
@@ -66,6 +66,12 @@ class RealFileSystem(Steps[int]):
         parent, name = split(path)
         with self._open(parent) as folder:
             return self._stat(folder, name)
+
+    def is_same_since(self, path: Path, stamp: Stamp) -> bool:
+        parent, name = split(path)
+        with self._open(parent) as folder:
+            inode, made_ns = kernel.inode_and_birth(folder, name)
+        return inode == stamp.inode and made_ns is not None and was_made_before(made_ns, stamp)
 
     def open(self, path: Path) -> ReadFile:
         parent, name = split(path)

@@ -344,6 +344,13 @@ def check_stamp(found: Stat, expected: Stamp) -> None:
         raise ChangedMeanwhile
 
 
+def was_made_before(made_ns: int, stamp: Stamp) -> bool:
+    """Whether a file that was made then can have had the stamp of a file with its inode; one that got the inode later
+    was made after the stamp was seen. In one tick of the clock all times are equal: then only a file's first stamp is
+    sure, since its reader has let the tick pass (client.sync.local.reading)."""
+    return made_ns < stamp.ctime_ns or made_ns == stamp.ctime_ns == stamp.mtime_ns
+
+
 def _has_stamp(found: Stat, expected: Stamp) -> bool:
     """The device is left out: its number may change at every boot."""
     return (found.size, found.mtime_ns, found.ctime_ns, found.inode) == (

@@ -9,6 +9,7 @@ Does not: list anything but to compare two folders, write down what it decided (
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from client.fs.base import FileKind, FileSystem, Path, Stat
@@ -140,7 +141,11 @@ class Whereabouts:
         """An inode's number is given away again: what else tells that this is the same file or folder? `elsewhere` are
         the inodes of what was found and has no identity yet."""
         if node.kind is Kind.FILE:
-            return (node.stamp.size, node.stamp.mtime_ns) == (found.stat.size, found.stat.mtime_ns)
+            if (node.stamp.size, node.stamp.mtime_ns) == (found.stat.size, found.stat.mtime_ns):
+                return True
+            with suppress(OSError):
+                return self._fs.is_same_since(found.path, node.stamp)  # it was edited as well
+            return False
         children = [child for child in self._tree.local_children(node.id) if child.id not in self._placed]
         before = {child.stamp.inode for child in children if child.stamp.inode not in elsewhere}
         if not before:

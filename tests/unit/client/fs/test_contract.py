@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -129,6 +130,8 @@ def world(
 class Refusing:
     """A kernel, or a file system, that does not know the new renames."""
 
+    statx = ctypes.CDLL(None, use_errno=True).statx
+
     def renameat2(self, *_: object) -> int:
         return -1
 
@@ -165,6 +168,23 @@ def test_list_tells_kinds_and_sizes_and_leaves_our_own_folder_out(world: World) 
     }
     assert found["file"].size == len(OLD)
     assert found["file"] == fs.stat(("file",))
+
+
+def test_a_file_that_was_moved_and_edited_is_told_from_one_that_got_its_inode(world: World) -> None:
+    fs, person = world
+    person.write(("file",), OLD)
+    before = stamp_of(fs, ("file",))
+    while stamp_of(fs, ("file",)).ctime_ns == before.ctime_ns:  # until the clock has ticked, as a reader waits
+        person.write(("file",), EDITED)
+    fs.move(("file",), ("moved",))
+    person.write(("moved",), EDITED)
+    assert fs.is_same_since(("moved",), before)
+    person.delete(("moved",))
+    for number in range(100):  # one of them gets the inode, where a disk gives it away again at once
+        person.write((f"new {number}",), NEW)
+    assert not any(fs.is_same_since((f"new {number}",), before) for number in range(100))
+    with pytest.raises(OSError):
+        fs.is_same_since(("moved",), before)
 
 
 def test_what_is_not_there_or_no_folder_says_so(world: World) -> None:

@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,14 @@ def _is_cached(fs: RealFileSystem, buffer: memoryview) -> bool:
         pytest.skip(f"this file system does not tell: {error}")
     finally:
         os.close(descriptor)
+
+
+def test_where_the_kernel_does_not_tell_when_a_file_was_made_none_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with closing(RealFileSystem(tmp_path, SystemClock())) as fs:
+        stamp = fs.stat(("file",)).stamp()
+        assert fs.is_same_since(("file",), stamp)
+        monkeypatch.setattr(kernel, "_libc", object())
+        assert not fs.is_same_since(("file",), stamp)

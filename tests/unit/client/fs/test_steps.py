@@ -12,6 +12,8 @@ import pytest
 
 from client.fs.base import ChangedMeanwhile, Stat
 from client.fs.fake import Dead, FakeDisk, FakeFileSystem
+from client.fs.steps import was_made_before
+from client.sync.tree import Stamp
 from node.base.clock import SystemClock
 
 OLD, NEW, EDITED = b"old contents", b"new contents!", b"somebody's edit"
@@ -246,3 +248,16 @@ def fail() -> None:
 
 def own_names(disk: FakeDisk) -> set[str]:
     return set(disk.folder((".holdfast",)).children)
+
+
+@pytest.mark.parametrize(
+    ("made_ns", "mtime_ns", "is_before"),
+    [
+        (999, 5, True),
+        (1001, 1000, False),  # the number was given away again
+        (1000, 1000, True),  # written at once when it was made, and read when the tick had passed
+        (1000, 5, False),  # another file may have been stamped, deleted and this one made within the tick
+    ],
+)
+def test_only_a_file_that_was_made_before_a_stamp_can_have_had_it(made_ns: int, mtime_ns: int, is_before: bool) -> None:
+    assert was_made_before(made_ns, Stamp(5, mtime_ns, 1000, 3, 4)) is is_before

@@ -93,6 +93,36 @@ def test_a_new_file_with_a_used_inode_is_new(device: Device, how: str) -> None:
     assert device.gone == [before["top"]]
 
 
+def test_a_file_that_was_moved_and_edited_since_the_last_look_stays_itself(device: Device, how: str) -> None:
+    before = device.ids()
+    device.user.rename(("top",), ("d1", "moved"))
+    device.user.write_in_place(("d1", "moved"), b"and edited, too")
+    after = rescan(device, how)
+    assert after["d1/moved"] == before["top"]
+    assert device.gone == []
+    assert device.read == [("d1", "moved")]
+
+
+def test_files_that_were_swapped_and_edited_stay_themselves(device: Device, how: str) -> None:
+    before = device.ids()
+    device.user.rename(("d1", "a"), ("d1", "aside"))
+    device.user.rename(("d1", "b"), ("d1", "a"))
+    device.user.rename(("d1", "aside"), ("d1", "b"))
+    device.user.write_in_place(("d1", "b"), b"edited after it was renamed")
+    after = rescan(device, how)
+    assert (after["d1/a"], after["d1/b"]) == (before["d1/b"], before["d1/a"])
+
+
+def test_a_backup_that_is_edited_leaves_the_name_its_identity(device: Device, how: str) -> None:
+    before = device.ids()
+    device.user.rename(("top",), ("top.old",))
+    device.user.write_in_place(("top.old",), b"edited")
+    device.user.write_in_place(("top",), b"made anew")
+    after = rescan(device, how)
+    assert after["top"] == before["top"]
+    assert after["top.old"] not in before.values()
+
+
 def test_a_new_folder_with_a_used_inode_is_new(device: Device, how: str) -> None:
     before, number = device.ids(), device.disk.find(("d1",)).number
     device.user.delete(("d1",))
