@@ -75,7 +75,7 @@ class Ledger:
         self.written: dict[bytes, str] = {}
         self.let_go: set[bytes] = set()
         self.seen: set[bytes] = set()
-        self.copied: set[bytes] = set(SHARED)
+        self.copied: set[bytes] = {*SHARED, *(pattern.encode() for pattern in PATTERNS)}
 
     def wrote(self, content: bytes, who: str) -> None:
         self.written.setdefault(content, who)
@@ -419,9 +419,13 @@ class Person:
 
 
 class WebPerson:
-    """The same person on the web: every step is done at once."""
+    """The same person on the web: every step is done at once. `root` is the folder that the clients sync; what is
+    outside of it can be moved into it and out of it."""
 
-    def __init__(self, service: SimService, api: Api, ledger: Ledger, pause: Callable[[str, object], None]) -> None:
+    def __init__(
+        self, service: SimService, api: Api, ledger: Ledger, pause: Callable[[str, object], None], root: str = "/"
+    ) -> None:
+        self._root = root
         self._service = service
         self._api = api
         self._ledger = ledger
@@ -435,12 +439,18 @@ class WebPerson:
             getattr(self, f"_{step.kind}")(tape)
 
     def _choose(self, tape: random.Random, *, files: bool, folders: bool) -> Node | None:
-        found = [one for _, one in sorted(self._service.tree().items()) if (folders if one.is_folder else files)]
+        found = [
+            one
+            for path, one in sorted(self._service.tree().items())
+            if path != self._root and (folders if one.is_folder else files)
+        ]
         return found[int(tape.random() * len(found))] if found else None
 
     def _folder(self, tape: random.Random) -> str:
         node = self._choose(tape, files=False, folders=True) if tape.random() < 0.5 else None
-        return "/" if node is None else self._service.path_of(node) + "/"
+        if node is None:
+            return "/" if self._root == "/" else tape.choice(("/", f"{self._root}/"))
+        return self._service.path_of(node) + "/"
 
     def _store(self, path: str, content: bytes, base: int) -> None:
         blocks = [content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES)]

@@ -48,6 +48,7 @@ from client.sync.transfer.transfers import Transfers
 from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode
 from client.sync.workers import Result
 from client.sync.workers import run as run_job
+from coordinator.protocol import types
 from coordinator.protocol.hashing import BLOCK_BYTES, content_hash, hash_block
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
@@ -341,6 +342,7 @@ class Climate:
     slow_disk: float  # probability that a call of the file system, or of a person's program, takes up to SLOW_DISK_S
     step_entries: int  # so many entries of a scan are stored at once
     selects_all: bool  # in the end nobody leaves anything out any more
+    in_folder: bool  # a folder of the service is synced, not all that is there
 
     @classmethod
     def draw(cls, tape: random.Random, *, faults: bool) -> Climate:
@@ -356,6 +358,7 @@ class Climate:
             slow_disk=tape.choice((0.0, 0.1, 0.5, 1.0)),
             step_entries=tape.choice((2000, 5, 1)),
             selects_all=tape.random() < 0.5,
+            in_folder=tape.random() < 0.3,
         )
 
 
@@ -377,13 +380,16 @@ def shown_on(disk: FakeDisk) -> Shown:
     }
 
 
-def shown_by(service: SimService) -> Shown:
+def shown_by(service: SimService, root: str) -> Shown:
+    """What is below the folder `root`, which all clients sync."""
     found: dict[Path, tuple[str, str | None, bool]] = {}
+    above = "/" if root == "/" else f"{root}/"
     for path, node in service.tree().items():
-        names = tuple(path[1:].split("/"))
-        found[names] = (
-            ("folder", None, False) if node.is_folder else ("file", node.current.content, node.current.executable)
-        )
+        if path.startswith(above):
+            names = tuple(path.removeprefix(above).split("/"))
+            found[names] = (
+                ("folder", None, False) if node.is_folder else ("file", node.current.content, node.current.executable)
+            )
     return found
 
 
@@ -502,7 +508,7 @@ class Client:
         remote = RemoteSide(store, selection, self.index + 1)
         watcher = self._watcher = SimWatcher(scheduler)
         self.disk.on_event = self._tell_watcher
-        feed = Feed(remote, api, workers, clock, tape, "/", True, lambda: None)
+        feed = Feed(remote, api, workers, clock, tape, world.root, True, lambda: None)
         disk = Disk(
             *(fs, store, reader, workers, clock, tape, selection, set(), lambda: None, scheduler.sleep),
             rescan_s=RESCAN_S,
@@ -630,7 +636,7 @@ class Client:
         selection = self.engine.disk.selection
         folders = {
             path
-            for shown in (shown_on(self.disk), shown_by(self.world.service))
+            for shown in (shown_on(self.disk), shown_by(self.world.service, self.world.root))
             for path, (kind, _, _) in shown.items()
             if kind == "folder"
         }
@@ -771,6 +777,9 @@ class World:
         clock = SimClock(self.scheduler, switches=False)
         self.service = SimService(lambda: datetime.fromtimestamp(clock.now(), UTC))
         self.service.page_max = self.climate.page_max
+        self.root = "/work" if self.climate.in_folder else "/"
+        if self.climate.in_folder:
+            self.service.create_folder(types.CreateFolderBody(path=self.root), None)
         self.outside = self.scheduler.machine("outside")  # people, fate and the network, which never crash
         self.clients = [Client(self, index) for index in range(workload.clients)]
         self._acting = 0
@@ -799,7 +808,8 @@ class World:
         actors: list[tuple[str, Callable[[Step], None]]] = [
             (str(client.index), client.person.do) for client in self.clients
         ]
-        web = WebPerson(self.service, sim_api(SimConnection(self.service, 99)), self.ledger, self.scheduler.pause)
+        api = sim_api(SimConnection(self.service, 99))
+        web = WebPerson(self.service, api, self.ledger, self.scheduler.pause, self.root)
         actors += [(WEB, web.do), (FATE, self._befall)]
         for actor, do in actors:
             if steps := self.workload.of(actor):
@@ -887,7 +897,7 @@ class World:
         return wrong or [f"settled, and then changed without anybody's doing: the service is told {told}"] * bool(told)
 
     def _trees(self) -> dict[str, Shown]:
-        return {"service": shown_by(self.service)} | {one.name: shown_on(one.disk) for one in self.clients}
+        return {"service": shown_by(self.service, self.root)} | {one.name: shown_on(one.disk) for one in self.clients}
 
     def _states(self) -> str:
         return ", ".join(f"{client.name} {client.state()}" for client in self.clients)
@@ -956,7 +966,7 @@ class World:
 
     def _fate_select(self, tape: random.Random, client: Client) -> None:
         """The person leaves something out on this computer, or wants something back."""
-        there = sorted({*shown_on(client.disk), *shown_by(self.service)})
+        there = sorted({*shown_on(client.disk), *shown_by(self.service, self.root)})
         if client.excluded and tape.random() < 0.5:
             client.select(client.excluded - {tape.choice(sorted(client.excluded))})
         elif there:
@@ -990,7 +1000,7 @@ class World:
 
     def _unequal(self) -> list[str]:
         """Each disk against the service."""
-        service = shown_by(self.service)
+        service = shown_by(self.service, self.root)
         return [
             line
             for client in self.clients
@@ -1005,7 +1015,7 @@ class World:
         wrong = []
         for client in self.clients:
             left_out = client.left_out()
-            trees = {"its remote tree": client.remote_tree(), "the service": shown_by(self.service)}
+            trees = {"its remote tree": client.remote_tree(), "the service": shown_by(self.service, self.root)}
             wrong += [f"{client.name}: remote tree: {line}" for line in differences(trees, left_out)]
             trees = {"its local tree": client.local_tree(), "its disk": shown_on(client.disk)}
             wrong += [f"{client.name}: local tree: {line}" for line in differences(trees, left_out)]
@@ -1047,7 +1057,7 @@ class World:
         wrong = []
         copied = set(map(digest_of, self.ledger.copied))
         families: dict[tuple[Path, str, str | None, bool], Path] = {}
-        for path, (kind, digest, executable) in sorted(shown_by(self.service).items()):
+        for path, (kind, digest, executable) in sorted(shown_by(self.service, self.root).items()):
             copy = parse(path[-1])
             if kind != "file" or digest in copied:
                 continue
