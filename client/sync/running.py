@@ -30,7 +30,7 @@ from client.fs.real import RealFileSystem
 from client.state import Account, record_bug
 from client.sync.check import Checked, check
 from client.sync.desktop import Desktop
-from client.sync.engine.loop import Engine, Settings, State
+from client.sync.engine.loop import IN_USE, Engine, Settings, State
 from client.sync.engine.rules import RETRY_S, RulesUnreadable, read_rules
 from client.sync.engine.unselect import last_rules
 from client.sync.folders import (
@@ -421,7 +421,7 @@ class Running:
             queued=told.queued,
             conflicts=len(conflicted),
             conflicted=[ConflictLine(*row) for row in conflicted[-LISTED_MAX:]],
-            problems=self._problems(engine.store),
+            problems=self._problems(engine),
             errors=[FailureLine(row.at, row.path, row.message) for row in engine.store.told.failures()],
             cursor=engine.remote.cursor,
             up_bytes_s=up,
@@ -445,14 +445,15 @@ class Running:
             self._on_status(status)
         return status
 
-    def _problems(self, store: Store) -> list[ProblemLine]:
+    def _problems(self, engine: Engine) -> list[ProblemLine]:
         about_all = [self._watcher.limitation] if self._watcher is not None and self._watcher.limitation else []
         rescued = [
             ProblemLine(shown(path), "it was edited just when the last client ended, and was put here")
             for path in self._rescued
         ]
-        listed = [ProblemLine(*row) for row in store.told.problems(LISTED_MAX)]
-        return [*(ProblemLine("", reason) for reason in about_all), *rescued, *listed]
+        in_use = [ProblemLine(shown(path), IN_USE) for path in engine.disk.in_use[:LISTED_MAX]]
+        listed = [ProblemLine(*row) for row in engine.store.told.problems(LISTED_MAX)]
+        return [*(ProblemLine("", reason) for reason in about_all), *rescued, *in_use, *listed]
 
 
 class _Speed:

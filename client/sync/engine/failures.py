@@ -121,7 +121,7 @@ class Failures:
 
     def _unchanging(self, operation: Operation, outcome: Stale) -> Trouble:
         path = self._path(operation)
-        if outcome.in_use:
+        if outcome.in_use or (outcome.local and isinstance(operation, Upload)):
             reason = f"{path} is being written by a program; it is brought up to date when that has ended."
         elif outcome.local:
             reason = (

@@ -59,6 +59,7 @@ from node.base.clock import Clock
 EVENTS_AT_ONCE: Final = 200
 QUEUED_MAX: Final = 1000
 HELD: Final = "names"  # of the problems that this module tells
+IN_USE: Final = "a program keeps writing to it; it is synced when that has ended"
 PASS_FREE_S: Final = 0.02
 PAUSE_MAX_S: Final = 1.0
 
@@ -83,7 +84,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the folder is doing. `reason` is a sentence when it is blocked or offline."""
+    """What the folder is doing. `reason` is a sentence when it is blocked or offline, or waits for a program."""
 
     state: State
     reason: str | None
@@ -198,12 +199,13 @@ class Engine:
         return self._settled and self.feed.trouble is None
 
     def is_waiting(self) -> bool:
-        """Nothing goes on without a change outside: a person's yes, free space, the service coming back."""
+        """Nothing goes on without a change outside: a person's yes, free space, the service coming back, a program that
+        writes no more."""
         if self.feed.root_trouble is not None:
             return True
         if self.feed.trouble is not None or self.disk.trouble is not None:
             return True
-        return self.asks_for_yes() or (bool(self.troubles) and self._is_quiet())
+        return self.asks_for_yes() or (bool(self.troubles or self.disk.in_use) and self._is_quiet())
 
     def asks_for_yes(self) -> bool:
         """Whether only `allow_deletes` is missing."""
@@ -234,7 +236,10 @@ class Engine:
             return State.BLOCKED, self._breaker.held
         if (troubles := self.troubles) and self._is_quiet():
             return State.BLOCKED, troubles[0].stuck.reason
-        return (State.IN_SYNC, None) if self.is_settled() else (State.SYNCING, None)
+        if self.is_settled():
+            return State.IN_SYNC, None
+        in_use = self.disk.in_use if self._is_quiet() else []
+        return State.SYNCING, f"{shown(in_use[0])}: {IN_USE}." if in_use else None
 
     @property
     def troubles(self) -> list[Trouble]:
@@ -259,7 +264,7 @@ class Engine:
 
     def _is_quiet(self) -> bool:
         """Whether nothing is under way that is not held."""
-        return self._lanes.active == 0 and self._pass is None and not self._changed and self.disk.is_idle
+        return self._lanes.active == 0 and self._pass is None and not self._changed and self.disk.is_quiet
 
     # --- the watcher --------------------------------------------------------------------------------------------
 

@@ -37,9 +37,20 @@ UNREAD_MAX: Final = 10_000  # a scan that finds more new files than are read wai
 LARGE_BYTES: Final = 64 << 20
 UNSETTLED_FIRST_S: Final = 0.03
 UNSETTLED_MAX_S: Final = 2.0
+IN_USE_LOOKS: Final = 8  # after so many, about eight seconds, a program is called to be at work on it
+IN_USE_MAX_S: Final = 30.0  # hashing a large file again and again, while it is written, costs more than it gives
 
 Place = tuple[LocalId, str]
 ReadResult = ContentRead | Unsettled | Unreadable
+
+
+@dataclass(slots=True)
+class _Changing:
+    """A file that changed while it was read: how often in a row, and when to look again (None: that is under way)."""
+
+    looks: int
+    folder: Path
+    due: float | None
 
 
 @dataclass
@@ -78,7 +89,7 @@ class Disk:
     _to_read: dict[LocalId, ReadTask] = field(default_factory=dict)
     _reading: int = 0
     _reading_large: bool = False
-    _unsettled: dict[LocalId, int] = field(default_factory=dict)
+    _changing: dict[LocalId, _Changing] = field(default_factory=dict)
     _next_full: float | None = None
     _not_before: float = 0.0
     _backoff: Backoff = field(init=False)
@@ -133,9 +144,20 @@ class Disk:
     @property
     def is_idle(self) -> bool:
         """Whether nothing that is known of is still to be looked at."""
-        return self.is_ready and not (
-            self._full_wanted or self._dirty or self._later or self._scan or self._to_read or self._reading
-        )
+        return self.is_quiet and all(one.due is None for one in self._changing.values())
+
+    @property
+    def is_quiet(self) -> bool:
+        """The same, but for files in use."""
+        at_work = self._full_wanted or self._dirty or self._later or self._scan or self._to_read or self._reading
+        settling = any(one.due is not None and one.looks < IN_USE_LOOKS for one in self._changing.values())
+        return self.is_ready and not at_work and not settling
+
+    @property
+    def in_use(self) -> list[Path]:
+        """Files that programs keep writing to."""
+        paths = (self.store.local_path(node_id) for node_id, one in self._changing.items() if one.looks >= IN_USE_LOOKS)
+        return [path for path in paths if path is not None]
 
     @property
     def unread(self) -> int:
@@ -149,6 +171,12 @@ class Disk:
         for due, folder in [entry for entry in self._later if entry[0] <= now]:
             self._later.remove((due, folder))
             self.want([folder])
+        for node_id, one in list(self._changing.items()):
+            if self.store.local(node_id) is None:
+                del self._changing[node_id]
+            elif one.due is not None and one.due <= now:
+                one.due = None
+                self.want([DirtyFolder(one.folder)])
         if self._next_full is not None and now >= self._next_full:
             self._next_full = None
             self._full_wanted = True
@@ -156,6 +184,7 @@ class Disk:
         if now >= self._not_before:
             self._step_scan()
             timers = [due for due, _ in self._later]
+            timers += [one.due for one in self._changing.values() if one.due is not None]
         else:
             timers = [self._not_before]
         if self._next_full is not None:
@@ -240,11 +269,14 @@ class Disk:
             if self._is_outdated(known):
                 self._look_again(known.parent_id)
             else:
+                if known.problem is not None:
+                    store.told.set_problem(shown(store.local_path(node_id) or ()), None, READING)
                 store.drop_local(node_id)
                 self.gone_seen += 1
         self._absorb_problems(changes)
         for task in changes.to_read:
-            if store.local(task.id) is not None:
+            changing = self._changing.get(task.id)
+            if store.local(task.id) is not None and (changing is None or changing.due is None):
                 self._to_read[task.id] = task
 
     def _is_outdated(self, node: LocalNode) -> bool:
@@ -317,14 +349,15 @@ class Disk:
             return
         match outcome:
             case ContentRead(_, path, stamp, content, blocks):
-                self._unsettled.pop(node.id, None)
+                self._changing.pop(node.id, None)
                 self.store.put_local(replace(node, stamp=stamp, content=content, problem=None))
                 self.store.blocks.put(node.id, content.digest, blocks)
                 self.store.told.set_problem(shown(path), None, READING)
             case Unsettled(_, path):
-                times = self._unsettled[node.id] = self._unsettled.get(node.id, 0) + 1
-                delay = min(UNSETTLED_MAX_S, UNSETTLED_FIRST_S * 2.0 ** min(times, 10))
-                self.want_soon(DirtyFolder(path[:-1]), delay)
+                looks = 1 + (self._changing[node.id].looks if node.id in self._changing else 0)
+                longest = UNSETTLED_MAX_S if looks < IN_USE_LOOKS else IN_USE_MAX_S
+                delay = min(longest, UNSETTLED_FIRST_S * 2.0 ** min(looks, 16))
+                self._changing[node.id] = _Changing(looks, path[:-1], self.clock.monotonic() + delay)
             case Unreadable(_, path, stamp, problem):
                 self.store.put_local(replace(node, stamp=stamp or node.stamp, problem=problem))
                 self.store.told.set_problem(shown(path), problem, READING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from client.errors import Refused, Unreachable
+from client.fs.base import Path, ReadFile
 from client.sync.engine.loop import State
 from tests.kit.engine_rig import Rig
 
@@ -48,3 +49,24 @@ def test_transfers_that_fail_while_the_feed_works_are_known_to_fail_until_one_is
     rig.run()
     assert rig.engine.failing_since() is None
     assert rig.files() == {"theirs": b"theirs"}
+
+
+def test_a_file_that_is_written_whenever_it_is_sent_is_told_as_being_written(rig: Rig) -> None:
+    read = rig.fs.open
+
+    def open_after_a_program_wrote(path: Path) -> ReadFile:
+        if path == ("log",):
+            rig.write("log", b"%f" % rig.clock.at)
+        return read(path)
+
+    rig.fs.open = open_after_a_program_wrote  # type: ignore[method-assign]  # a program is at work
+    rig.write("log", b"first")
+    rig.look()
+    rig.run(rig.engine.is_waiting)
+    assert rig.engine.state() == (
+        State.BLOCKED,
+        "log is being written by a program; it is brought up to date when that has ended.",
+    )
+    rig.fs.open = read  # type: ignore[method-assign]
+    rig.run()
+    assert {path.strip("/") for path in rig.remote()} == {"log"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from client.errors import Unreachable
+from client.fs.base import Path
 from client.sync.engine.loop import State
 from client.sync.tree import Content, PendingUpload, RemoteId
 from tests.kit.engine_rig import Rig
@@ -123,3 +125,31 @@ def test_a_mistake_in_a_prefetch_is_told_and_ends_nothing(rig: Rig, monkeypatch:
     (row,) = rig.store.told.failures()
     assert row.path == "large.bin"
     assert "mistake in Holdfast itself" in row.message
+
+
+def test_a_file_that_is_always_being_written_is_told_and_keeps_nothing_else_from_being_done(rig: Rig) -> None:
+    read = rig.fs.open
+
+    def open_while_a_program_writes(path: Path) -> Any:
+        file = read(path)
+        if path == ("log",):
+            read_at = file.read_at
+
+            def read_then_written(offset: int, buffer: memoryview) -> int:
+                rig.write("log", b"%f" % rig.clock.at)
+                return read_at(offset, buffer)
+
+            file.read_at = read_then_written  # type: ignore[method-assign]  # this one
+        return file
+
+    rig.fs.open = open_while_a_program_writes  # type: ignore[method-assign]  # a program is at work on one of them
+    rig.write("log", b"first")
+    rig.write("other", b"other")
+    rig.run(rig.engine.is_waiting)
+    assert not rig.engine.is_settled()
+    assert rig.engine.needs_a_person()
+    assert rig.engine.status().reason == "log: a program keeps writing to it; it is synced when that has ended."
+    assert {path.strip("/") for path in rig.remote()} == {"other"}
+    rig.fs.open = read  # type: ignore[method-assign]
+    rig.settle()
+    assert {path.strip("/") for path in rig.remote()} == {"other", "log"}
