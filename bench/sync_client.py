@@ -94,12 +94,13 @@ class SyncClient:
             self._process.wait()
 
     def wait_in_sync(self, timeout_s: float = _COMMAND_TIMEOUT_S, *, every_s: float = 0.5) -> None:
-        """Until `sync-status` says so."""
+        """Until `sync-status` says so of the client that runs, not of the one before."""
 
         def in_sync() -> bool:
             self._check_running()
             folders = json.loads(self.run("sync-status", "--json"))["folders"]
-            return bool(folders) and all(row["state"] == "in_sync" and not row["queued"] for row in folders)
+            mine = [row for row in folders if row["pid"] == self.pid]
+            return bool(mine) and all(row["state"] == "in_sync" and not row["queued"] for row in mine)
 
         wait_until(in_sync, timeout_s=timeout_s, what=f"{self.name} in sync", every_s=every_s)
 
