@@ -1,7 +1,7 @@
 """Which folders this computer syncs: one folder of state for each, under $HOLDFAST_HOME/sync.
 
     sync/ID/folder.json   what is synced with what, for which account
-    sync/ID/state.db      the three trees (store.py)
+    sync/ID/state.db      the three trees (store/)
     sync/ID/status.json   what the running client said last
     sync/ID/lock          held while a client runs
     sync/ID/yes           somebody allows this client many deletes at once

@@ -1,6 +1,6 @@
 """A synced folder that runs: puts the engine together over the real disk, network and clock, and tells how it goes.
 
-Does not: parse arguments or print (client.cli.sync), decide anything (engine.py).
+Does not: parse arguments or print (client.cli.sync), decide anything (engine/).
 """
 
 from __future__ import annotations

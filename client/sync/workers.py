@@ -2,7 +2,7 @@
 
 Guarantees: `done` callbacks run one at a time, in the thread that calls `next_event`. A job that never returns holds up
 nothing but its own thread; at the end of the process nobody waits for it.
-Does not: bound what is submitted (engine.py does, by kind).
+Does not: bound what is submitted (engine/lanes.py does, by kind).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ disk and the change feed then finds both sides equal, or that it fails harmlessl
 
 Crash by crash: a folder or a download that is in place and not stored is found by the scan as new, with the service's
 content, and adopted. An upload whose answer was lost is recognised by what was noted before it was sent
-(Store.note_sending). A move of one side that was not stored is seen as both sides having moved to the same place. A
+(Uploads.begin). A move of one side that was not stored is seen as both sides having moved to the same place. A
 delete that was not stored is seen as both sides being gone. A file is taken out of its pair durably before it gets a
 conflicted copy's name, so the worst that a crash leaves is a file of its old name that is met as new.
 Does not: touch the store, retry, decide.

@@ -1,7 +1,7 @@
 """What is on its way to the service, and what became of it where the answer was lost.
 
 Guarantees: what this computer has sent is never taken for somebody else's when the feed tells it before the answer
-does, nor after a crash: what an upload is about to store is noted before it begins (Store.note_sending).
+does, nor after a crash: what an upload is about to store is noted before it begins (Uploads.begin).
 Does not: ask the service: the feed has told by the time it is resolved (the nodes are held until then).
 """
 

@@ -3,7 +3,7 @@
 Guarantees: one scan at a time, its findings absorbed folder by folder; a finding about a node that one of our own
 operations changed since the scan began is not used, its folder is looked at again instead. A file that keeps changing
 is read again a little later, and never taken for read.
-Does not: know what the disk looks like (local.py), decide what changes mean (plan.py). Belongs to the control thread;
+Does not: know what the disk looks like (scan.py), decide what changes mean (plan.py). Belongs to the control thread;
 scans and reads run in workers, which see the tree through a Reader.
 """
 

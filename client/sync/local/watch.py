@@ -6,7 +6,7 @@ once, except that a file which a program keeps writing to is told when it is clo
 Guarantees: what changed after `start` has returned is told sooner or later: as its folder, or as None ("anything may
 have changed") after the kernel dropped events or folders could not be watched. In the last case, and on network file
 systems, None is told again and again, and `limitation` says why. A new folder is told with all that is in it.
-Does not: look at files, or know what was changed by ourselves (engine.py).
+Does not: look at files, or know what was changed by ourselves (engine/).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Guarantees: one fetch at a time, its pages absorbed in order. What the service refuses or cannot answer changes nothing
 here: it is asked again later. `passed` tells which fetches came to the journal's end, so that who changed something in
 the service can wait until the feed has told it.
-Does not: know what the changes mean (remote.py, plan.py). Belongs to the control thread.
+Does not: know what the changes mean (side.py, plan.py). Belongs to the control thread.
 """
 
 from __future__ import annotations

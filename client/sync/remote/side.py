@@ -3,7 +3,7 @@
 Guarantees: pages are absorbed in order, each with its cursor in one transaction, and absorbing one twice changes
 nothing. What the feed contradicts itself about leads to a new listing, never to a guess. A listing (the first one, or
 after a `reset`) deletes nothing: what it does not tell is forgotten, so that files here are looked at as new.
-Does not: fetch (engine.py), decide what the differences mean (plan.py).
+Does not: fetch (feed.py), decide what the differences mean (plan.py).
 
 Entries are snapshots in the order of the journal. Applying them one after the other gives what folding them by id and
 keeping the last would give, without having to restore the order of parents and children.

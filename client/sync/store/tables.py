@@ -79,7 +79,7 @@ class DirtyLocal(_Table):
 
 
 class Listed(_Table):
-    """Ids that the listing under way has told; only filled while one is (remote.py)."""
+    """Ids that the listing under way has told; only filled while one is (remote/side.py)."""
 
     id = peewee.IntegerField(primary_key=True)
 
