@@ -332,7 +332,6 @@ class Running:
         )
         engine = Engine(
             store=store,
-            reader=reader,
             fs=fs,
             service=self.api,
             carrier=self._transfers,

@@ -128,7 +128,6 @@ class Rig:
         )
         self.engine = Engine(
             store=self.store,
-            reader=reader,
             fs=self.fs,
             service=self.api,
             carrier=Transfers(tools, self.clock),

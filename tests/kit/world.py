@@ -516,7 +516,6 @@ class Client:
         )
         engine = Engine(
             store=store,
-            reader=reader,
             fs=fs,
             service=api,
             carrier=Transfers(

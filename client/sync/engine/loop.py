@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from client.errors import sentence
-from client.fs.base import FileSystem, Path
+from client.fs.base import FileSystem
 from client.sync.engine.absorb import Absorber
 from client.sync.engine.apply import Gone, NotEmpty, Outcome, Placed, Stale, Told
 from client.sync.engine.breaker import DeleteBreaker
@@ -31,13 +31,13 @@ from client.sync.engine.lanes import Lanes
 from client.sync.engine.prepare import Preparer
 from client.sync.engine.rules import Rules
 from client.sync.engine.sent import SentUploads
+from client.sync.engine.telling import Telling
 from client.sync.engine.work import Work
 from client.sync.local.disk import Disk, shown
-from client.sync.local.findings import DirtyFolder, LocalTree
+from client.sync.local.findings import DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.planner.conflicts import Naming
-from client.sync.planner.merge import Node
-from client.sync.planner.plan import held, operations, subjects
+from client.sync.planner.plan import operations, subjects
 from client.sync.remote.feed import Feed
 from client.sync.remote.service import Service
 from client.sync.remote.side import RemoteSide
@@ -58,7 +58,6 @@ from node.base.clock import Clock
 
 EVENTS_AT_ONCE: Final = 200
 QUEUED_MAX: Final = 1000
-HELD: Final = "names"  # of the problems that this module tells
 IN_USE: Final = "a program keeps writing to it; it is synced when that has ended"
 PASS_FREE_S: Final = 0.02
 PAUSE_MAX_S: Final = 1.0
@@ -105,7 +104,6 @@ class Engine:
     have changed since it began."""
 
     store: Store
-    reader: LocalTree
     fs: FileSystem
     service: Service
     carrier: Carrier
@@ -126,14 +124,13 @@ class Engine:
     _not_before: float = 0.0  # of the next pass
     _changed: bool = True
     _settled: bool = False
-    _held: dict[str, str] | None = None  # what was told of what waits
-    _conflicts: list[tuple[str, str]] | None = None  # None: to be looked up
     _watching: bool = False
 
     def __post_init__(self) -> None:
         self.feed.on_change = self.disk.on_change = self.note_change
         self.feed.on_announced = self._prefetch
         self.store.begin_session()
+        self._telling = Telling(self.store, self._naming)
         self._rules = Rules(
             *(self.store, self.fs, self.disk, self.remote, self.workers, self.clock, self.load_rules),
             on_change=self.note_change,
@@ -176,7 +173,7 @@ class Engine:
         """The trees, or what the plan depends on, may be different now."""
         self._changed = True
         self._settled = False
-        self._conflicts = None
+        self._telling.note_change()
 
     def reload_rules(self) -> None:
         """What is left out was chosen anew, or the ignore file could not be read."""
@@ -248,23 +245,12 @@ class Engine:
 
     def conflicts(self) -> list[tuple[str, str]]:
         """(path, copy) of the conflicted copies that are still there."""
-        if self._conflicts is None:
-            self._conflicts, _ = self._look_for_copies()
-        return self._conflicts
-
-    def _look_for_copies(self) -> tuple[list[tuple[str, str]], list[str]]:
-        """The conflicts whose copies are there, and the copies that are not."""
-        there, gone = [], []
-        for row in self.store.told.conflicts():
-            if self.store.local_at(tuple(row.copy_path.split("/"))) is not None:
-                there.append((row.path, row.copy_path))
-            else:
-                gone.append(row.copy_path)
-        return there, gone
+        return self._telling.conflicts()
 
     def _is_quiet(self) -> bool:
         """Whether nothing is under way that is not held."""
-        return self._lanes.active == 0 and self._pass is None and not self._changed and self.disk.is_quiet
+        at_work = self._lanes.active or self._pass is not None or self._changed or self._rules.is_removing
+        return not at_work and self.disk.is_quiet
 
     # --- the watcher --------------------------------------------------------------------------------------------
 
@@ -314,13 +300,9 @@ class Engine:
         return not (at_work or waiting or self._rules.is_removing) and self.feed.is_idle and self.disk.is_idle
 
     def _come_to_rest(self) -> None:
-        self._tell_held()
+        self._telling.come_to_rest()
         self._failures.end_all()
         self._breaker.allowed = False
-        self._conflicts, gone = self._look_for_copies()
-        if gone:
-            with self.store.transaction():
-                self.store.told.drop_conflicts(gone)
 
     def _pull(self) -> None:
         """Take operations from the plan while there is room."""
@@ -380,26 +362,6 @@ class Engine:
     def _naming(self) -> Naming:
         return Naming(self.settings.who, datetime.fromtimestamp(self.clock.now(), UTC).strftime("%Y-%m-%d"))
 
-    def _tell_held(self) -> None:
-        """What waits for something that is not synced: a person is to know."""
-        waiting = {}
-        for node, end in held(self.store, self._naming()):
-            path, other = self._path(node), self._path(end)
-            if path is not None and other is not None:
-                waiting[shown(path)] = _waits(node, end, shown(other))
-        if waiting != self._held:
-            with self.store.transaction():
-                self.store.told.drop_problems(HELD)
-                for told, reason in waiting.items():
-                    self.store.told.set_problem(told, reason, HELD)
-            self._held = waiting
-
-    def _path(self, node: Node) -> Path | None:
-        """Where a person finds it: here, or else in the service."""
-        if node.local is not None:
-            return self.store.local_path(node.local.id)
-        return None if node.remote is None else self.store.remote_path(node.remote.id)
-
     # --- outcomes -----------------------------------------------------------------------------------------------
 
     def _done(self, batch: list[tuple[Work, Outcome]]) -> None:
@@ -457,11 +419,3 @@ class Engine:
 
 def _sooner(one: float | None, other: float | None) -> float | None:
     return min((timer for timer in (one, other) if timer is not None), default=None)
-
-
-def _waits(node: Node, end: Node, path: str) -> str:
-    if end.remote is not None and end.remote.skipped and end.local is None:
-        if node.local is not None and node.local.key == end.remote.key:
-            return f"the service has {end.remote.name} in its place, which is not synced to this computer"
-        return f"it waits for {path}, which is not synced to this computer"
-    return f"it waits for {path}, which cannot be synced now"
