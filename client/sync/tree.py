@@ -114,6 +114,11 @@ class PendingUpload:
     device_id: int | None
 
 
+def pair_of(remote: RemoteNode, local_id: LocalId) -> SyncedNode:
+    """Both sides agree on everything about this node."""
+    return SyncedNode(remote.id, local_id, remote.parent_id, remote.name, remote.kind, remote.version, remote.content)
+
+
 class Trees(Protocol):
     """Look-ups in the three trees. In memory for tests, over SQLite in service (store/lookups.py)."""
 

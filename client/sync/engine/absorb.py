@@ -34,8 +34,8 @@ from client.sync.tree import (
     RemoteId,
     RemoteNode,
     Stamp,
-    SyncedNode,
     Upload,
+    pair_of,
 )
 from coordinator.protocol.types import Kind, Metadata
 from node.base.clock import Clock
@@ -182,11 +182,6 @@ class Absorber:
         self.store.blocks.put(local_id, learned.digest, learned.blocks)
         if learned.signatures is not None:
             self.store.blocks.put_signature(local_id, learned.digest, learned.signatures)
-
-
-def pair_of(node: RemoteNode, local_id: LocalId) -> SyncedNode:
-    """Both sides agree on everything about this node."""
-    return SyncedNode(node.id, local_id, node.parent_id, node.name, node.kind, node.version, node.content)
 
 
 def _pair(remote_id: RemoteId, local_id: LocalId | None) -> Busy:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from client.sync.engine.absorb import pair_of
 from client.sync.engine.apply import Outcome, Stale, Told, Unavailable
 from client.sync.planner.conflicts import Naming
 from client.sync.planner.merge import Merge
@@ -26,6 +25,7 @@ from client.sync.tree import (
     Operation,
     RemoteId,
     Upload,
+    pair_of,
 )
 from coordinator.protocol.names import name_key
 

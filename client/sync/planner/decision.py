@@ -31,6 +31,7 @@ from client.sync.tree import (
     RemoteNode,
     SyncedNode,
     Upload,
+    pair_of,
 )
 from coordinator.protocol.names import name_key
 from coordinator.protocol.types import Kind
@@ -161,7 +162,7 @@ class Decider:
                 return Download(remote, local.parent_id, local.name, replaces=local)
             return self._give_way(local, local.name, other)
         if local.name == remote.name:
-            return Record(_pair(remote, local))
+            return Record(pair_of(remote, local.id))
         return self._move_local(local, Place(remote.parent_id, remote.name))  # one name, spelled in two ways
 
     def _gone_remotely(self, synced: SyncedNode, local: LocalNode) -> Decision:
@@ -250,7 +251,7 @@ class Decider:
         change = self._change(synced, remote, local)
         if change is not None or move is not None:
             return change or move
-        agreed = _pair(remote, local)
+        agreed = pair_of(remote, local.id)
         return Record(agreed) if agreed != synced else None
 
     def _change(self, synced: SyncedNode, remote: RemoteNode, local: LocalNode) -> Decision:
@@ -402,7 +403,3 @@ def _fate(child: Node) -> _Fate:
 
 def _was_put_there_remotely(node: Node) -> bool:
     return node.synced is not None and node.remote is not None and node.remote.parent_id != node.synced.parent_id
-
-
-def _pair(remote: RemoteNode, local: LocalNode) -> SyncedNode:
-    return SyncedNode(remote.id, local.id, remote.parent_id, remote.name, remote.kind, remote.version, remote.content)

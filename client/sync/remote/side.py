@@ -18,7 +18,7 @@ from typing import Final
 
 from client.sync.local.selection import Selection
 from client.sync.store.store import Store
-from client.sync.tree import Content, PendingUpload, RemoteId, RemoteNode, Stamp
+from client.sync.tree import Content, LocalNode, PendingUpload, RemoteId, RemoteNode, Stamp, pair_of
 from coordinator.protocol.errors import BadPath
 from coordinator.protocol.names import check_name, name_key
 from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
@@ -186,6 +186,8 @@ class RemoteSide:
                     store.set_fact("remote_path", change.metadata.path)
                 else:
                     self._put_told(change, change.metadata)
+                    if change.op == "put" and change.device_id == self._own_device_id is not None:
+                        self._note_own(RemoteId(change.id))
                 if change.upload_id is not None:
                     self._announced.pop(change.upload_id, None)
                     if store.remote(RemoteId(change.id)) is not None and change.device_id != self._own_device_id:
@@ -202,6 +204,28 @@ class RemoteSide:
                 if change.upload_id is not None:
                     self._announced.pop(change.upload_id, None)
         return False
+
+    def _note_own(self, node_id: RemoteId) -> None:
+        """This computer stored the version, whatever became of the answer: what others make of it next is a change of
+        theirs alone."""
+        store = self._store
+        node, pair = store.remote(node_id), store.synced(node_id)
+        if node is None or node.content is None:
+            return
+        if pair is not None:
+            if pair.version < node.version and store.uploads.begun(pair.local_id) == (node_id, node.content):
+                store.put_synced(replace(pair, version=node.version, content=node.content))
+            return
+        for local_id in store.uploads.begun_new(node.content):
+            local = store.local(local_id)
+            if local is not None and store.synced_local(local_id) is None and self._is_place_of(node, local):
+                store.put_synced(pair_of(node, local_id))
+                return
+
+    def _is_place_of(self, node: RemoteNode, local: LocalNode) -> bool:
+        """Whether both are in the same folder under the same name."""
+        folder = None if node.parent_id is None else self._store.synced(node.parent_id)
+        return folder is not None and (folder.local_id, node.key) == (local.parent_id, local.key)
 
     def _lost_root(self, change: Change) -> RemoteId:
         """Where a namespace stood that is not shared with this person any more."""

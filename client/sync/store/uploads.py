@@ -29,6 +29,14 @@ class Uploads:
         row = self._database.row("SELECT remote_id, digest, executable FROM sending WHERE local_id = ?", (local_id,))
         return None if row is None else (row[0], Content(row[1], bool(row[2])))
 
+    def begun_new(self, content: Content) -> list[LocalId]:
+        """Local files of this content that were being stored as new ones."""
+        rows = self._database.rows(
+            "SELECT local_id FROM sending WHERE remote_id IS NULL AND digest = ? AND executable = ? ORDER BY local_id",
+            (content.digest, content.executable),
+        )
+        return [LocalId(row[0]) for row in rows]
+
     def unsettled(self) -> list[LocalId]:
         """Local files whose upload began and whose outcome is not known."""
         return [LocalId(row[0]) for row in self._database.rows("SELECT local_id FROM sending ORDER BY local_id")]

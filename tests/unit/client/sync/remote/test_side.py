@@ -85,6 +85,46 @@ def pair(store: Store, node: int, local: int, name: str, text: str) -> None:
         store.put_synced(SyncedNode(RemoteId(node), LocalId(local), RemoteId(ROOT), name, Kind.FILE, 1, content))
 
 
+def begin_upload(store: Store, local: int, remote: int | None, text: str) -> None:
+    with store.transaction():
+        store.uploads.begin(LocalId(local), None if remote is None else RemoteId(remote), Content(digest(text)))
+
+
+def test_what_this_computer_stored_is_its_own_though_others_have_gone_on_from_it(store: Store) -> None:
+    side = side_of(store)
+    page(side, told("put", 10, "/a", text="one"))
+    pair(store, 10, 20, "a", "one")
+    begin_upload(store, 20, 10, "two")
+    page(side, told("put", 10, "/a", text="two", version=2, device=1), told("put", 10, "/a", text="three", version=3))
+    agreed = store.synced(RemoteId(10))
+    assert agreed is not None
+    assert (agreed.version, agreed.content) == (2, Content(digest("two")))
+
+
+def test_a_new_file_that_this_computer_stored_is_its_own_though_others_have_gone_on_from_it(store: Store) -> None:
+    side = side_of(store)
+    page(side)
+    with store.transaction():
+        store.put_local(LocalNode(LocalId(20), LOCAL_ROOT, "A", Kind.FILE, STAMP, Content(digest("edited since"))))
+    begin_upload(store, 20, None, "one")
+    page(side, told("put", 10, "/a", text="one", device=1), told("put", 10, "/a", text="two", version=2))
+    agreed = store.synced(RemoteId(10))
+    assert agreed is not None
+    assert (agreed.version, agreed.local_id, agreed.content) == (1, 20, Content(digest("one")))
+
+
+@pytest.mark.parametrize(("device", "text"), [(2, "two"), (1, "by the web on this computer")])
+def test_what_somebody_else_stored_is_not_taken_for_this_computers(store: Store, device: int, text: str) -> None:
+    side = side_of(store)
+    page(side, told("put", 10, "/a", text="one"))
+    pair(store, 10, 20, "a", "one")
+    begin_upload(store, 20, 10, "two")
+    page(side, told("put", 10, "/a", text=text, version=2, device=device))
+    agreed = store.synced(RemoteId(10))
+    assert agreed is not None
+    assert agreed.version == 1
+
+
 def test_a_page_may_come_twice(store: Store) -> None:
     side = side_of(store)
     changes = [told("folder", 10, "/f"), told("put", 11, "/f/a", 10, "one"), told("move", 11, "/b", text="one")]
