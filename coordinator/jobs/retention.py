@@ -6,10 +6,10 @@ blocks are collected later like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from coordinator.metadata import ageing
@@ -67,21 +67,21 @@ def choose_drops(versions: Sequence[VersionAge], now: datetime, rules: Retention
 
 
 def _thin(
-    versions: Iterable[VersionAge], now: datetime, steps: Sequence[Step], beyond_every: timedelta
+    versions: Sequence[VersionAge], now: datetime, steps: Sequence[Step], beyond_every: timedelta
 ) -> set[VersionAge]:
-    """All but the newest within each stretch of time. Stretches lie fixed on the calendar, not relative to `now`: else
-    each run would choose other ones and together they would drop everything."""
-    newest: dict[tuple[timedelta, int], VersionAge] = {}
+    """All that have a newer one within their stretch of time, as long as their own age says, whatever the newer one's
+    age: else a run that comes before both are old would drop one that a later run alone would keep. Stretches lie fixed
+    on the calendar, not relative to `now`: else each run would choose other ones and together they would drop all."""
     dropped = set()
-    for version in versions:
+    for version, newer in pairwise(versions):
         every = next((step.every for step in steps if now - version.modified_at <= step.up_to), beyond_every)
-        if not every:
-            continue
-        stretch = (every, int(version.modified_at.timestamp() // every.total_seconds()))
-        if stretch in newest:
-            dropped.add(newest[stretch])
-        newest[stretch] = version
+        if every and _stretch(version, every) == _stretch(newer, every):
+            dropped.add(version)
     return dropped
+
+
+def _stretch(version: VersionAge, every: timedelta) -> int:
+    return int(version.modified_at.timestamp() // every.total_seconds())
 
 
 async def retain(db: Door, lease: Lease, clock: Clock, rules: RetentionRules) -> Swept:
