@@ -10,9 +10,6 @@ from coordinator.blocks.cpu import CpuPool
 from coordinator.metadata.db import Door
 from coordinator.passwords import CHECKS_MAX, LoginGuard, hash_password, is_outdated, verify_password
 from coordinator.protocol.errors import TooManyRequests, Unavailable
-from tests.kit.postgres import conninfo, postgres
-
-__all__ = ["conninfo", "postgres"]
 
 
 def test_only_the_right_password_opens() -> None:
