@@ -351,6 +351,7 @@ class Disk:
             case ContentRead(_, path, stamp, content, blocks):
                 self._changing.pop(node.id, None)
                 self.store.put_local(replace(node, stamp=stamp, content=content, problem=None))
+                self.end_keeping(node.parent_id)  # when it was found, the folder may not have been kept yet
                 self.store.blocks.put(node.id, content.digest, blocks)
                 self.store.told.set_problem(shown(path), None, READING)
             case Unsettled(_, path):

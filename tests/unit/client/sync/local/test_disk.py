@@ -7,6 +7,7 @@ import os
 import random
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from client.fs.base import Path, Stat
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.local import disk
 from client.sync.local.disk import Disk
-from client.sync.local.findings import DirtyFolder
+from client.sync.local.findings import KEPT, UNREAD, DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.store.reader import Reader
 from client.sync.store.store import Store
@@ -116,3 +117,20 @@ def test_a_scan_waits_for_the_reads_so_that_memory_stays_bounded(rig: Rig, monke
     assert last is not None
     assert last.content is not None
     assert most < 50 + 2 * disk.READ_BATCH_FILES
+
+
+def test_a_folder_that_came_to_be_kept_before_a_new_file_in_it_was_read_is_not_kept_any_more(rig: Rig) -> None:
+    """Its delete was decided before the file was found, and met it before it was read."""
+    rig.files.user.mkdir(("folder",))
+    rig.files.user.write_in_place(("folder", "new"), b"new")
+
+    def keep() -> None:
+        folder, new = rig.store.local_at(("folder",)), rig.store.local_at(("folder", "new"))
+        if folder is not None and new is not None and new.problem == UNREAD:
+            with rig.store.transaction():
+                rig.store.put_local(replace(folder, problem=f"{KEPT}, such as new"))
+
+    rig.run(keep)
+    folder = rig.store.local_at(("folder",))
+    assert folder is not None
+    assert folder.problem is None
