@@ -140,13 +140,18 @@ def test_a_moved_folder_keeps_the_ids_of_everything_in_it(pair: Pair) -> None:
     assert pair.user.get("/files/trash")["entries"] == []
 
 
-def test_a_file_that_is_moved_and_then_edited_arrives_at_its_new_place(pair: Pair) -> None:
+def test_a_file_that_is_moved_and_then_edited_keeps_its_id_and_history(pair: Pair) -> None:
+    """Nobody looks in between. The disk of the tests tells when a file was made, as all usual ones do."""
     pair.begin_with({"a/plan.txt": b"old", "a/other.txt": b"other"})
+    file_id = pair.id("a/plan.txt")
     pair.laptop.folder("b")
     pair.laptop.move("a/plan.txt", "b/plan.txt")
     pair.laptop.path("b/plan.txt").write_bytes(b"new words")
     pair.settle()
     pair.check({"b/plan.txt": b"new words", "a/other.txt": b"other"})
+    assert pair.id("b/plan.txt") == file_id
+    assert pair.contents("b/plan.txt") == {b"new words"}
+    assert len(pair.versions("b/plan.txt")) == 2
 
 
 def test_a_local_move_and_an_edit_elsewhere_both_take_effect(pair: Pair) -> None:
