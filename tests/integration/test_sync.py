@@ -11,7 +11,6 @@ import pytest
 from client.errors import ExitCode
 from tests.integration.conftest import NewUser
 from tests.kit.api import User
-from tests.kit.cluster import wait_until
 from tests.kit.sync_device import (
     FOLDER,
     Device,
@@ -243,7 +242,7 @@ def test_a_client_that_is_killed_goes_on_where_it_was(person: User, ann: Device,
         if number % 50 == 49:
             ann.kill()
             ann.start()
-    wait_until(lambda: ann.status()["state"] == "in_sync", what="the client being in sync")
+    ann.wait_for_state("in_sync")
     ann.stop()
     tree = settle(person, ann, ben)
     assert conflicts_in(tree) == []

@@ -31,6 +31,7 @@ from tests.kit.faults import can_mount, small_disk
 from tests.kit.http_proxy import Call, Forward, Given, HttpProxy
 from tests.kit.sync_device import (
     FOLDER,
+    ONCE_TIMEOUT_S,
     Device,
     Entry,
     check_equal,
@@ -46,6 +47,7 @@ from tests.kit.sync_device import (
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="needs to mount small file systems, as root")
 MIB = 1024 * 1024
 CROWD = 5_000
+PEAK_BYTES_MAX = 256 * MIB
 
 
 class Pair:
@@ -56,8 +58,14 @@ class Pair:
         self.laptop = Device(user, folder, "laptop")
         self.desktop = Device(user, folder, "desktop")
 
-    def settle(self) -> dict[str, Entry]:
-        return settle(self.user, self.laptop, self.desktop)
+    def settle(self, timeout_s: float = ONCE_TIMEOUT_S) -> dict[str, Entry]:
+        return settle(self.user, self.laptop, self.desktop, timeout_s=timeout_s)
+
+    def check_memory(self) -> None:
+        """No client took more than a bounded amount, whatever it has synced."""
+        peaks = {device.name: device.peak_bytes for device in (self.laptop, self.desktop)}
+        print(f"the most memory that the clients had: {peaks}")
+        assert max(peaks.values()) <= PEAK_BYTES_MAX, peaks
 
     def begin_with(self, files: dict[str, bytes]) -> None:
         """Both computers have exactly these files."""
@@ -950,8 +958,9 @@ def test_a_folder_with_thousands_of_entries_arrives(pair: Pair, count: int) -> N
     crowd = pair.laptop.folder("crowd")
     for number in range(count):
         (crowd / f"{number:06d}").write_bytes(b"%d" % number if number % 10 else b"")
-    tree = pair.settle()
+    tree = pair.settle(timeout_s=1500)
     assert len(tree) == count + 1
+    pair.check_memory()
 
 
 def test_empty_files_and_folders_arrive(pair: Pair) -> None:
@@ -972,7 +981,8 @@ def test_a_file_larger_than_four_gigabytes_arrives(pair: Pair) -> None:
     with path.open("r+b") as file:
         file.seek(5 * 1024 * MIB - 3)
         file.write(b"end")
-    pair.settle()
+    pair.settle(timeout_s=600)
+    pair.check_memory()
     assert pair.desktop.path("huge").stat().st_size == 5 * 1024 * MIB
 
 

@@ -40,6 +40,7 @@ class Command:
         self.arguments = list(arguments)
         self._output = Path(tempfile.mkdtemp(prefix="holdfast-", dir=folder))
         self._code: int | None = None
+        self.peak_bytes = 0  # the most memory that it had, known when it has ended
         self._line = socket.socket(socket.AF_UNIX)
         self._line.connect(str(_get_server().address))
         request = {"arguments": self.arguments, "environment": dict(environment), "output": str(self._output)}
@@ -52,7 +53,7 @@ class Command:
         if self._code is None:
             if not select.select([self._line], [], [], timeout_s)[0]:
                 raise AssertionError(f"{self} did not end within {timeout_s:g} s: {self.stderr}")
-            self._code = int(self._answers.readline())
+            self._code, self.peak_bytes = map(int, self._answers.readline().split())
             self._answers.close()
             self._line.close()
         return self._code
@@ -149,7 +150,8 @@ def main() -> None:
 
 
 def _monitor(line: socket.socket) -> None:
-    """A process of its own: runs one command, tells its pid and then its exit code; kills it when nobody listens."""
+    """A process of its own: runs one command, tells its pid, then its exit code and the most memory that it had. Kills
+    it when nobody listens."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request = json.loads(line.makefile("rb").readline())
     pid = os.fork()
@@ -160,9 +162,9 @@ def _monitor(line: socket.socket) -> None:
     ended = os.pidfd_open(pid)
     if ended not in select.select([line.fileno(), ended], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    _, status, used = os.wait4(pid, 0)
     with contextlib.suppress(OSError):
-        line.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        line.sendall(f"{os.waitstatus_to_exitcode(status)} {used.ru_maxrss * 1024}\n".encode())
     os._exit(0)
 
 

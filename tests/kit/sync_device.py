@@ -10,6 +10,7 @@ Trees are compared by what a person sees: names, kinds, contents and executable 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -79,6 +80,12 @@ def read_tree(root: Path) -> dict[str, Entry]:
 
     A file that vanishes while this looks is left out as well. Paths longer than the kernel takes at once are read too.
     """
+    while True:
+        with contextlib.suppress(NotADirectoryError):  # a folder has changed places with a file in this instant
+            return _read_tree(root)
+
+
+def _read_tree(root: Path) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for folder, folders, files, folder_fd in os.fwalk(root):
         below = Path(folder).relative_to(root)
@@ -145,6 +152,7 @@ class Device:
         self.home, self.root = self.base / "home", self.base / "files"
         self.root.mkdir(parents=True)
         self.client: fork_server.Command | None = None
+        self.peak_bytes = 0  # the most memory that a command of its had
         self._environment = child_environment(HOLDFAST_HOME=str(self.home))
         self._url = url
         self.log_in()
@@ -175,6 +183,7 @@ class Device:
             raise
         result = command.result
         assert "Traceback" not in result.stderr, result.stderr
+        self.peak_bytes = max(self.peak_bytes, command.peak_bytes)
         said = result.stderr if "mistake in Holdfast" not in result.stderr else result.stderr + self.log()[-4000:]
         assert "mistake in Holdfast" not in said, said
         assert expect in (None, result.code), f"{self.name}: {command} ended with {result.code}: {said}"
@@ -183,9 +192,9 @@ class Device:
     def _sync(self, *options: str) -> tuple[str | Path, ...]:
         return ("sync", self.root, "--remote", self.remote, *options)
 
-    def once(self, *options: str, expect: int | None = 0) -> CliResult:
+    def once(self, *options: str, expect: int | None = 0, timeout_s: float = ONCE_TIMEOUT_S) -> CliResult:
         """`holdfast sync --once`; its document tells the state and everything that cannot be synced."""
-        return self.run(*self._sync("--once", "--json", *options), expect=expect)
+        return self.run(*self._sync("--once", "--json", *options), expect=expect, timeout_s=timeout_s)
 
     def begin_once(self, *options: str) -> fork_server.Command:
         """The same, not waited for."""
@@ -228,6 +237,15 @@ class Device:
         told = self._find_status()
         assert told is not None, f"{self.name} has never synced {self.root}"
         return told
+
+    def said(self) -> dict[str, Any]:
+        """The same as the running client wrote it last: costs no command, so it may be asked often."""
+        assert self.client is not None
+        for path in (self.home / "sync").glob("*/status.json"):
+            told: dict[str, Any] = json.loads(path.read_bytes())
+            if told["pid"] == self.client.pid:
+                return told
+        return {"state": "syncing", "reason": None, "queued": 1}  # it has only just been started
 
     def _find_status(self) -> dict[str, Any] | None:
         """None before the first client has registered the folder."""
@@ -304,14 +322,14 @@ def check_equal(user: User, *devices: Device, remote: str = "/") -> dict[str, En
     return dict(trees["service"])
 
 
-def settle(user: User, *devices: Device, rounds: int = 3) -> dict[str, Entry]:
+def settle(user: User, *devices: Device, rounds: int = 3, timeout_s: float = ONCE_TIMEOUT_S) -> dict[str, Entry]:
     """Run `sync --once` on each device in turn until all trees are equal, and give what they hold.
 
     Two rounds are enough for what one device learns late (its own conflicted copies go up, the others fetch them).
     """
     for _ in range(rounds):
         for device in devices:
-            device.once()
+            device.once(timeout_s=timeout_s)
         if not differences(trees_of(user, *devices)):
             break
     return check_equal(user, *devices)
@@ -327,17 +345,17 @@ def wait_until_equal(
     """Wait until continuous clients have brought all to the same and say so. `look` sees again and again what each of
     them tells."""
 
-    def equal() -> bool:
-        return not differences(trees_of(user, *devices, remote=remote))
-
-    def all_in_sync() -> bool:
-        told = [device.status() for device in devices]
+    def in_sync() -> bool:
+        told = [device.said() for device in devices]
         for device, row in zip(devices, told, strict=True):
             look(device, row)
-        return equal() and all(row["state"] == "in_sync" and not row["queued"] for row in told)
+        return all(row["state"] == "in_sync" and not row["queued"] for row in told)
+
+    def equal() -> bool:
+        return in_sync() and not differences(trees_of(user, *devices, remote=remote)) and in_sync()
 
     try:
-        wait_until(all_in_sync, timeout_s=timeout_s, what="equal trees and clients in sync", every_s=0.1)
+        wait_until(equal, timeout_s=timeout_s, what="equal trees and clients in sync", every_s=0.1)
     except AssertionError as error:
         told = {device.name: device.status() for device in devices}
         different = differences(trees_of(user, *devices, remote=remote))

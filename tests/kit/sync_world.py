@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,17 @@ class Ledger:
 
     written: dict[str, str] = field(default_factory=dict)  # digest to content
     given_up: set[str] = field(default_factory=set)
+    deleted: list[tuple[float, int]] = field(default_factory=list)  # when (monotonic) how many files went at once
+
+    def add(self, other: Ledger) -> None:
+        """What somebody else did."""
+        self.written |= other.written
+        self.given_up |= other.given_up
+        self.deleted += other.deleted
+
+    def deleted_since(self, moment: float) -> int:
+        """How many files people have deleted since then (monotonic)."""
+        return sum(count for at, count in self.deleted if at >= moment)
 
     def write(self, content: str) -> None:
         self.written[digest_of(content.encode())] = content
@@ -149,11 +161,8 @@ class Ledger:
         assert twice or not doubled, f"there more than once: {sorted(doubled)}"
 
 
-def change_tree(
-    world: World, ledger: Ledger, at: int, folder: str, rng: random.Random, *, exchange: bool = True
-) -> None:
-    """One change of a person at one computer. The client may be changing the same: then the change may not work out.
-    `exchange`: entries may change places with each other in one step."""
+def change_tree(world: World, ledger: Ledger, at: int, folder: str, rng: random.Random) -> None:
+    """One change of a person at one computer. The client may be changing the same: then the change may not work out."""
     device = world.devices[at]
     tree = device.tree()
     inside = [path for path in sorted(tree) if path.startswith(folder + "/")]
@@ -178,7 +187,7 @@ def change_tree(
         elif chance < 0.85:
             _delete(world, ledger, at, source)
             world.tell(f"{at} deletes {source}")
-        elif tree[source] == FOLDER and exchange:
+        elif tree[source] == FOLDER:
             _swap(world, at, source, rng.choice(inside))
         elif tree[source] != FOLDER:
             content = world.new_content()
@@ -201,9 +210,10 @@ def _delete(world: World, ledger: Ledger, at: int, path: str) -> None:
     world.graves += 1
     grave = world.scratch / f"grave {world.graves}"
     rename(world.devices[at].path(path), grave, _NOREPLACE)
-    for found in [grave, *grave.rglob("*")]:
-        if found.is_file():
-            ledger.give_up(found.read_text())
+    files = [found for found in [grave, *grave.rglob("*")] if found.is_file()]
+    for found in files:
+        ledger.give_up(found.read_text())
+    ledger.deleted.append((time.monotonic(), len(files)))
 
 
 @contextlib.contextmanager
