@@ -30,7 +30,7 @@ from coordinator.protocol.types import VERSION_MAX, BlockList, Metadata, Version
 
 TRANSFERS: Final = 4
 SMALL_BYTES_MAX: Final = BLOCK_BYTES  # one call instead of a recipe and a block
-FLUSH_BLOCKS: Final = 32  # 128 MiB between two flushes, so that the last one is short
+FLUSH_BLOCKS: Final = 8  # 32 MiB between two flushes: the last one is short, and the file takes little memory
 
 
 @dataclass(frozen=True)

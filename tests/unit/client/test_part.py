@@ -89,3 +89,18 @@ def test_a_name_too_long_for_the_suffix_still_has_a_part() -> None:
 def test_executable_wherever_readable() -> None:
     assert with_executable(0o640, True) == 0o750
     assert with_executable(0o755, False) == 0o644
+
+
+def test_what_was_flushed_leaves_the_memory(tmp_path: Path) -> None:
+    first = memoryview(bytearray(4096))
+    with PartFile(tmp_path / "f") as part:
+        part.write(0, bytes(1 << 20))
+        part.flush()
+        with part_path(tmp_path / "f").open("rb") as file:
+            try:
+                cached = os.preadv(file.fileno(), [first], 0, os.RWF_NOWAIT) > 0
+            except BlockingIOError:
+                cached = False
+            except OSError as error:
+                pytest.skip(f"this file system does not tell: {error}")
+    assert not cached
