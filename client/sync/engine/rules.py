@@ -108,7 +108,7 @@ class Rules:
                 self._take_up_next(None)
             else:
                 self._removal.stop()
-        self.on_change()
+            self.on_change()
 
     def _tell(self, reason: str | None) -> None:
         with self.store.transaction():
@@ -128,6 +128,8 @@ class Rules:
         if not removal.is_empty:
             self._removal = removal
             self.workers.submit(partial(removal.carry_out, self.fs), self._removed)
+        elif rest is not None:
+            unselect.has_left(self.store, removal)
 
     def _removed(self, result: Result[None]) -> None:
         result.get()

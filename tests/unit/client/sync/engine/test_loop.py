@@ -10,6 +10,7 @@ import pytest
 from client.errors import Unreachable
 from client.fs.base import Path
 from client.sync.engine.loop import State
+from client.sync.local.findings import DirtyFolder
 from client.sync.tree import Content, PendingUpload, RemoteId
 from tests.kit.engine_rig import Rig
 
@@ -153,3 +154,32 @@ def test_a_file_that_is_always_being_written_is_told_and_keeps_nothing_else_from
     rig.fs.open = read  # type: ignore[method-assign]
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} == {"other", "log"}
+
+
+def test_an_edit_in_a_folder_that_is_just_being_moved_is_seen(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan that was to find it passes over the folder, since the operation is still at work there."""
+    rig.disk.user.mkdir(("docs",))
+    rig.write("docs/plan.txt", b"first")
+    rig.settle()
+    docs = rig.others.find("/docs")
+    assert docs is not None
+    assert docs.parent_id is not None
+    move = rig.fs.move
+
+    def edit_and_scan(*args: Any) -> Any:
+        stat = move(*args)
+        monkeypatch.undo()
+        rig.write("papers/plan.txt", b"edited in this instant")
+        rig.local.want([DirtyFolder(("papers",), recursive=True)])
+        while not rig.local.is_idle:
+            rig.local.step()
+            rig.workers.next_event(None)
+        return stat
+
+    monkeypatch.setattr(rig.fs, "move", edit_and_scan)
+    rig.others.move_id(docs.id, "/docs", "/papers", parent_id=docs.parent_id)
+    rig.feed.want()
+    rig.run()
+    found = rig.others.find("/papers/plan.txt")
+    assert found is not None
+    assert found.version == 2

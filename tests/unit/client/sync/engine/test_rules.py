@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client.fs.failing import FailingFileSystem
-from client.sync.engine.rules import BYTES_MAX, RulesUnreadable, read_rules
+from client.sync.engine.rules import BYTES_MAX, RETRY_S, RulesUnreadable, read_rules
 from client.sync.local.ignore import IGNORE_FILE
 from client.sync.local.selection import Selection
 from tests.kit.engine_rig import Rig
@@ -34,6 +34,12 @@ def test_rules_that_cannot_be_read_leave_the_last_ones_in_force_until_they_can(r
     assert rig.store.told.problems() == [
         (IGNORE_FILE, "Permission denied; until it can be read, the rules that were read last hold")
     ]
+    changes: list[None] = []
+    rig.engine._rules.on_change = lambda: changes.append(None)
+    for _ in range(10):
+        rig.engine.step(rig.clock.at + RETRY_S)
+    assert changes == [], "trying again is no change"
+    rig.engine._rules.on_change = rig.engine.note_change
     rig.write("a.log", b"log")
     rig.write("b.tmp", b"tmp")
     rig.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -157,6 +158,26 @@ def test_a_removal_that_another_choice_comes_into_goes_on_after_it(rig: Rig) -> 
     removal.pop()()
     rig.run()
     assert rig.files() == {"Kept": b"Kept"}
+    start_anew(rig)
+    assert problems(rig) == []
+
+
+def test_a_removal_that_ends_as_another_choice_comes_is_told_by_nobody(rig: Rig) -> None:
+    removal = keep_job(rig, Removal.carry_out)
+    rig.selection = Selection("", [("big",)])
+    rig.engine.reload_rules()
+    rig.run(lambda: bool(removal))
+    ended = removal.pop()
+    result = run(ended.job)  # it is done, and nobody has looked at that yet
+    rig.selection = Selection("*.log", [("big",)])
+    rig.engine.reload_rules()
+    for _ in range(20):
+        rig.engine.step(rig.clock.at)
+    ended.told(result)
+    rig.run()
+    assert rig.files() == {"Kept": b"Kept"}
+    start_anew(rig)
+    assert problems(rig) == []
 
 
 def test_a_removal_that_a_client_did_not_end_is_told_by_the_next(rig: Rig) -> None:
@@ -164,18 +185,33 @@ def test_a_removal_that_a_client_did_not_end_is_told_by_the_next(rig: Rig) -> No
     rig.selection = Selection("", [("big",)])
     rig.engine.reload_rules()
     rig.run(lambda: bool(removal))
-    Rules(*(rig.store, rig.fs, rig.local, rig.engine.remote, rig.workers, rig.clock, None), on_change=lambda: None)
+    start_anew(rig)
     assert problems(rig) == ["big"]
 
 
-def keep_job(rig: Rig, kind: Callable[..., object]) -> list[Callable[[], None]]:
-    """The jobs of this kind are not done but kept here, to be done when they are called."""
-    kept: list[Callable[[], None]] = []
+def start_anew(rig: Rig) -> None:
+    Rules(*(rig.store, rig.fs, rig.local, rig.engine.remote, rig.workers, rig.clock, None), on_change=lambda: None)
+
+
+@dataclass
+class KeptJob:
+    """Calling it does the job and tells the control thread what it gave."""
+
+    job: Callable[[], Any]
+    told: Callable[[Result[Any]], None]
+
+    def __call__(self) -> None:
+        self.told(run(self.job))
+
+
+def keep_job(rig: Rig, kind: Callable[..., object]) -> list[KeptJob]:
+    """The jobs of this kind are not done but kept here."""
+    kept: list[KeptJob] = []
     submit = rig.workers.submit
 
     def keep(job: Any, done: Callable[[Result[Any]], None]) -> None:
         if getattr(getattr(job, "func", None), "__func__", None) is kind:
-            kept.append(lambda: done(run(job)))
+            kept.append(KeptJob(job, done))
         else:
             submit(job, done)
 
