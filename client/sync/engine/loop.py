@@ -395,12 +395,13 @@ class Engine:
             self.feed.want()
 
     def _after_local(self, work: Work, done: bool) -> None:
-        """A scan passes over places where an operation is at work: one that came by looks there again."""
+        """A scan passes over places where an operation is at work, and over all in a folder there: one that came by
+        looks there again."""
         if done:
             local = getattr(work.operation, "local", None)
             self.disk.touched((local.id,) if local is not None else (), work.places)
         if self.disk.is_scanning or self.disk.scans_begun != work.scans_begun:
-            for folder in work.folders(self.store):
+            for folder in [*work.folders(self.store), *work.folders_at_work(self.store)]:
                 self.disk.want_soon(folder, 0.1)
 
     # --- announced versions -------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from client.sync.local.disk import Place
 from client.sync.local.findings import DirtyFolder
 from client.sync.store.store import Store
 from client.sync.transfer.carry import ToDownload, ToUpload
-from client.sync.tree import Operation
+from client.sync.tree import DeleteLocal, LocalNode, MakeLocalFolder, MoveLocal, Operation
+from coordinator.protocol.types import Kind
 
 
 class Lane(StrEnum):
@@ -53,3 +54,11 @@ class Work:
             folders.add(self.task.local.parent_id)
         paths = [store.local_path(folder) for folder in folders]
         return [DirtyFolder(path) if path is not None else DirtyFolder((), recursive=True) for path in paths]
+
+    def folders_at_work(self, store: Store) -> list[DirtyFolder]:
+        """Of an operation about a folder, that folder with all in it, at each of its places."""
+        match self.operation:
+            case MakeLocalFolder() | MoveLocal(LocalNode(kind=Kind.FOLDER)) | DeleteLocal(LocalNode(kind=Kind.FOLDER)):
+                above = [(store.local_path(parent), name) for parent, name in self.places]
+                return [DirtyFolder((*path, name), recursive=True) for path, name in above if path is not None]
+        return []
