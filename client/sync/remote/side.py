@@ -123,7 +123,7 @@ class RemoteSide:
         """The service's answer to a call that began at the page `asked_at`. When the feed has told something about the
         node since, that may be newer than the answer; if it is not, the feed tells the rest as well."""
         if self._told.get(node.id, 0) <= asked_at:
-            self._store.put_remote(node)
+            self._write(node, self._store.remote(node.id))
 
     def drop_answer(self, node_id: RemoteId, asked_at: int) -> None:
         """The same for a node that is gone."""
@@ -283,10 +283,14 @@ class RemoteSide:
             self._check_no_cycle(node)
         if known is None:
             self._forget_absence(node)
-        store.put_remote(node)
+        self._write(node, known)
         if self._listing:
             store.note_listed(node.id)
         self._forget_announced(node)
+
+    def _write(self, node: RemoteNode, known: RemoteNode | None) -> None:
+        """Where a folder moves, what is in it may be left out now, or not any more."""
+        self._store.put_remote(node)
         if node.kind is Kind.FILE or known is None:
             return
         self._places.clear()

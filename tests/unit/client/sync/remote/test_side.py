@@ -11,7 +11,7 @@ from client.sync.local.selection import Selection
 from client.sync.remote.side import RemoteSide, join
 from client.sync.store.lookups import LOCAL_ROOT
 from client.sync.store.store import Store
-from client.sync.tree import Content, LocalId, LocalNode, RemoteId, Stamp, SyncedNode
+from client.sync.tree import Content, LocalId, LocalNode, RemoteId, RemoteNode, Stamp, SyncedNode
 from coordinator.protocol.types import Change, ChangesAnswer, Kind, Metadata
 
 ROOT = 7
@@ -83,6 +83,36 @@ def pair(store: Store, node: int, local: int, name: str, text: str) -> None:
         content = Content(digest(text))
         store.put_local(LocalNode(LocalId(local), LOCAL_ROOT, name, Kind.FILE, STAMP, content))
         store.put_synced(SyncedNode(RemoteId(node), LocalId(local), RemoteId(ROOT), name, Kind.FILE, 1, content))
+
+
+def test_what_is_in_a_folder_that_this_computer_moved_is_looked_at_anew(store: Store) -> None:
+    """The answer to the move tells it first, so the feed tells nothing new about the folder."""
+    side = side_of(store, selection=Selection("", [("left", "out")]))
+    page(
+        side, told("folder", 10, "/left"), told("folder", 11, "/left/out", 10), told("put", 12, "/left/out/a", 11, "x")
+    )
+    assert is_skipped(store, 12)
+    answer(side, store, replace(known(store, 10), name="here"))
+    assert not is_skipped(store, 12)
+    page(side, told("move", 10, "/here"), told("put", 13, "/here/out/b", 11, "y"))
+    assert not is_skipped(store, 13)
+    answer(side, store, replace(known(store, 10), name="left"))
+    assert is_skipped(store, 12)
+
+
+def answer(side: RemoteSide, store: Store, node: RemoteNode) -> None:
+    with store.transaction():
+        side.put_answer(node, side.tick)
+
+
+def known(store: Store, node: int) -> RemoteNode:
+    found = store.remote(RemoteId(node))
+    assert found is not None
+    return found
+
+
+def is_skipped(store: Store, node: int) -> bool:
+    return known(store, node).skipped
 
 
 def begin_upload(store: Store, local: int, remote: int | None, text: str) -> None:
