@@ -218,8 +218,8 @@ class RemoteSide:
             return
         for local_id in store.uploads.begun_new(node.content):
             local = store.local(local_id)
-            if local is not None and store.synced_local(local_id) is None and self._is_place_of(node, local):
-                store.put_synced(pair_of(node, local_id))
+            if store.synced_local(local_id) is None and (local is None or self._is_place_of(node, local)):
+                store.put_synced(pair_of(node, local_id))  # with no file any more: it was deleted since
                 return
 
     def _is_place_of(self, node: RemoteNode, local: LocalNode) -> bool:
@@ -247,7 +247,7 @@ class RemoteSide:
         node = self._node_of(metadata, node_id, parent_id, change.name)
         if known is None and node.kind is Kind.FOLDER and change.op == "move":
             self._note_to_list(node_id)
-        self._put(node, known)
+        self._put(node, known, by_us=change.device_id == self._own_device_id is not None)
 
     def _parent_of(self, change: Change, metadata: Metadata) -> RemoteId | None:
         """The parent inside the synced folder; None for what is outside of it."""
@@ -277,12 +277,12 @@ class RemoteSide:
             self._store.set_fact("namespace", own := str(change.namespace_id))
         return own is not None and own != str(change.namespace_id)
 
-    def _put(self, node: RemoteNode, known: RemoteNode | None) -> None:
+    def _put(self, node: RemoteNode, known: RemoteNode | None, *, by_us: bool = False) -> None:
         store = self._store
         if node.kind is Kind.FOLDER and known is not None and known.parent_id != node.parent_id:
             self._check_no_cycle(node)
         if known is None:
-            self._forget_absence(node)
+            self._forget_absence(node, by_us=by_us)
         self._write(node, known)
         if self._listing:
             store.note_listed(node.id)
@@ -304,12 +304,13 @@ class RemoteSide:
             if (row.content, row.parent_id, row.name) == (node.content, node.parent_id, node.name):
                 del self._announced[row.upload_id]
 
-    def _forget_absence(self, node: RemoteNode) -> None:
+    def _forget_absence(self, node: RemoteNode, *, by_us: bool) -> None:
         """What was deleted and is there again is wanted: that it is not here, or is just on its way to the trash, was
-        the answer to the delete and no wish of its own. What was changed here meanwhile keeps its pair."""
+        the answer to the delete and no wish of its own. What was changed here meanwhile keeps its pair, and so does
+        what this computer itself has stored again, and deleted since."""
         store = self._store
         pair = store.synced(node.id)
-        if pair is None:
+        if pair is None or (by_us and pair.version == node.version):
             return
         local, above = store.local(pair.local_id), store.synced(pair.parent_id) if pair.parent_id is not None else None
         if local is not None:

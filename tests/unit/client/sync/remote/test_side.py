@@ -143,6 +143,27 @@ def test_a_new_file_that_this_computer_stored_is_its_own_though_others_have_gone
     assert (agreed.version, agreed.local_id, agreed.content) == (1, 20, Content(digest("one")))
 
 
+def test_a_new_file_that_this_computer_stored_and_deleted_since_is_gone_on_one_side_only(store: Store) -> None:
+    side = side_of(store)
+    page(side)
+    begin_upload(store, 20, None, "one")
+    page(side, told("put", 10, "/a", text="one", device=1))
+    agreed = store.synced(RemoteId(10))
+    assert agreed is not None, "it would come back"
+    assert agreed.local_id == 20
+
+
+def test_what_this_computer_stored_again_after_a_delete_and_deleted_since_stays_deleted(store: Store) -> None:
+    side = side_of(store)
+    page(side, told("put", 10, "/a", text="one"))
+    page(side, told("delete", 10, "/a"))
+    with store.transaction():  # the answer to the upload, which the feed has not told yet
+        content = Content(digest("two"))
+        store.put_synced(SyncedNode(RemoteId(10), LocalId(20), RemoteId(ROOT), "a", Kind.FILE, 2, content))
+    page(side, told("put", 10, "/a", text="two", version=2, device=1))
+    assert store.synced(RemoteId(10)) is not None
+
+
 @pytest.mark.parametrize(("device", "text"), [(2, "two"), (1, "by the web on this computer")])
 def test_what_somebody_else_stored_is_not_taken_for_this_computers(store: Store, device: int, text: str) -> None:
     side = side_of(store)
