@@ -256,6 +256,9 @@ class Disk:
                 self._look_again(node.parent_id)
             elif node.parent_id is not None and store.local(node.parent_id) is None:
                 continue  # its folder was outdated and will be found again, with all that is in it
+            elif self._is_below(node.parent_id, node.id):
+                # Its folder was moved into it since this scan met the two: one of both places is outdated.
+                self.want([DirtyFolder((), recursive=True)])
             else:
                 store.put_local(node)
                 if not is_kept(node.problem):
@@ -278,6 +281,13 @@ class Disk:
             changing = self._changing.get(task.id)
             if store.local(task.id) is not None and (changing is None or changing.due is None):
                 self._to_read[task.id] = task
+
+    def _is_below(self, folder_id: LocalId | None, above_id: LocalId) -> bool:
+        """Whether the stored folder is that one, or lies in it."""
+        while folder_id is not None and folder_id != above_id:
+            folder = self.store.local(folder_id)
+            folder_id = None if folder is None else folder.parent_id
+        return folder_id is not None
 
     def _is_outdated(self, node: LocalNode) -> bool:
         if self._touched.get(node.id, 0) > self._scan_tick:

@@ -16,7 +16,7 @@ from client.fs.base import Path, Stat
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.local import disk
 from client.sync.local.disk import Disk
-from client.sync.local.findings import KEPT, UNREAD, DirtyFolder
+from client.sync.local.findings import KEPT, UNREAD, Changes, DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.store.reader import Reader
 from client.sync.store.store import Store
@@ -134,3 +134,22 @@ def test_a_folder_that_came_to_be_kept_before_a_new_file_in_it_was_read_is_not_k
     folder = rig.store.local_at(("folder",))
     assert folder is not None
     assert folder.problem is None
+
+
+def test_folders_that_were_moved_into_each_other_while_a_scan_met_them_make_no_circle(rig: Rig) -> None:
+    """The scan found `inner` in `outer`; before that was stored, `outer` was told to lie in `inner`."""
+    rig.files.user.mkdir(("outer",))
+    rig.files.user.mkdir(("inner",))
+    rig.run()
+    rig.files.user.rename(("inner",), ("outer", "inner"))
+    outer, inner = rig.store.local_at(("outer",)), rig.store.local_at(("inner",))
+    assert outer is not None
+    assert inner is not None
+    with rig.store.transaction():
+        rig.store.put_local(replace(outer, parent_id=inner.id))
+    rig.disk.want([DirtyFolder((), recursive=True), DirtyFolder(("inner", "outer"), recursive=True)])
+    with rig.store.transaction():
+        rig.disk._absorb(Changes(upserts=[replace(inner, parent_id=outer.id)]))
+    assert rig.store.local_path(inner.id) == ("inner",)
+    rig.run()
+    assert rig.store.local_at(("outer", "inner")) is not None
