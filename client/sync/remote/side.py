@@ -210,7 +210,7 @@ class RemoteSide:
         theirs alone."""
         store = self._store
         node, pair = store.remote(node_id), store.synced(node_id)
-        if node is None or node.content is None:
+        if node is None or node.content is None or node.skipped:
             return
         if pair is not None:
             if pair.version < node.version and store.uploads.begun(pair.local_id) == (node_id, node.content):

@@ -38,7 +38,8 @@ _BELOW: Final = """WITH RECURSIVE below(id) AS (
 _BELOW_REMOTE: Final = _BELOW.format(table="remote")
 _BELOW_LOCAL: Final = _BELOW.format(table="local")
 _LAST_LOCAL_ID: Final = (
-    "SELECT max((SELECT coalesce(max(id), 1) FROM local), (SELECT coalesce(max(local_id), 1) FROM synced))"
+    "SELECT max((SELECT coalesce(max(id), 1) FROM local), (SELECT coalesce(max(local_id), 1) FROM synced),"
+    " (SELECT coalesce(max(local_id), 1) FROM sending))"
 )
 
 _CLEAN_DIRTY_REMOTE: Final = "DELETE FROM dirty_remote WHERE id IN (SELECT id FROM touched_remote)"
@@ -209,13 +210,12 @@ class Store(Lookups):
         self._last_local_id = max(self._last_local_id, node.id)
 
     def drop_local(self, node_id: LocalId) -> None:
-        """The node and everything below it is not there any more."""
+        """The node and everything below it is not there any more; whether an upload of it has arrived is still open."""
         assert node_id != self.local_root, "the root is only ever unknown, never gone"
         gone = [row[0] for row in self.database.rows(_BELOW_LOCAL, (node_id,))]
         self.database.write_many("DELETE FROM local WHERE id = ?", ((found,) for found in gone))
         for found in gone:
             self.blocks.forget(found)
-            self.uploads.settle(found)
         self._touched_local.update(gone)
 
     def ignore_local(self, node_id: LocalId) -> None:

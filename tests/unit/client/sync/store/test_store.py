@@ -184,3 +184,15 @@ def test_times_beyond_64_bits_do_not_stop_the_store(store: Store) -> None:
     found = store.local(LocalId(20))
     assert found is not None
     assert (found.stamp.mtime_ns, found.stamp.ctime_ns) == ((1 << 63) - 1, -((1 << 63) - 1))
+
+
+def test_an_upload_of_a_file_that_is_gone_stays_unsettled_and_its_id_is_not_given_again(store: Store) -> None:
+    """The service may have stored it: the delete is then to follow."""
+    with store.transaction():
+        local_id = store.new_local_id()
+        store.put_local(local_file(local_id, "a"))
+        store.uploads.begin(local_id, None, TEXT)
+        store.drop_local(local_id)
+    store = reopened(store)
+    assert store.uploads.begun_new(TEXT) == [local_id]
+    assert store.new_local_id() > local_id
