@@ -49,7 +49,6 @@ class _Changing:
     """A file that changed while it was read: how often in a row, and when to look again (None: that is under way)."""
 
     looks: int
-    folder: Path
     due: float | None
 
 
@@ -172,11 +171,12 @@ class Disk:
             self._later.remove((due, folder))
             self.want([folder])
         for node_id, one in list(self._changing.items()):
-            if self.store.local(node_id) is None:
+            node = self.store.local(node_id)
+            if node is None:
                 del self._changing[node_id]
             elif one.due is not None and one.due <= now:
                 one.due = None
-                self.want([DirtyFolder(one.folder)])
+                self._look_again(node.parent_id)  # where that is now: it may have been moved while the file was read
         if self._next_full is not None and now >= self._next_full:
             self._next_full = None
             self._full_wanted = True
@@ -364,11 +364,11 @@ class Disk:
                 self.end_keeping(node.parent_id)  # when it was found, the folder may not have been kept yet
                 self.store.blocks.put(node.id, content.digest, blocks)
                 self.store.told.set_problem(shown(path), None, READING)
-            case Unsettled(_, path):
+            case Unsettled():
                 looks = 1 + (self._changing[node.id].looks if node.id in self._changing else 0)
                 longest = UNSETTLED_MAX_S if looks < IN_USE_LOOKS else IN_USE_MAX_S
                 delay = min(longest, UNSETTLED_FIRST_S * 2.0 ** min(looks, 16))
-                self._changing[node.id] = _Changing(looks, path[:-1], self.clock.monotonic() + delay)
+                self._changing[node.id] = _Changing(looks, self.clock.monotonic() + delay)
             case Unreadable(_, path, stamp, problem):
                 self.store.put_local(replace(node, stamp=stamp or node.stamp, problem=problem))
                 self.store.told.set_problem(shown(path), problem, READING)

@@ -153,3 +153,20 @@ def test_folders_that_were_moved_into_each_other_while_a_scan_met_them_make_no_c
     assert rig.store.local_path(inner.id) == ("inner",)
     rig.run()
     assert rig.store.local_at(("outer", "inner")) is not None
+
+
+def test_a_new_file_whose_folder_is_moved_before_it_is_read_is_read_there(rig: Rig) -> None:
+    rig.files.user.mkdir(("before",))
+    rig.files.user.write_in_place(("before", "new"), b"new")
+
+    def move() -> None:
+        folder, new = rig.store.local_at(("before",)), rig.store.local_at(("before", "new"))
+        if folder is not None and new is not None:
+            rig.files.user.rename(("before",), ("after",))
+            with rig.store.transaction():
+                rig.store.put_local(replace(folder, name="after"))
+
+    rig.run(move)
+    new = rig.store.local_at(("after", "new"))
+    assert new is not None
+    assert new.problem is None
