@@ -1,7 +1,8 @@
 """Blocks that were sent by hash: made durable, recorded for their sender, and told to who waits for them.
 
 What is sent and never committed counts towards no quota and is collected only days later, so that it is bounded by
-itself: for each sender by the account's quota once more (`StagingRoom`).
+itself: for each sender by the account's quota once more, or 32 MiB (`StagingRoom`): a batch of small files of which
+only some fit the quota is taken, so that its commit can say which.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coordinator.services import Services
 
 _SENDERS_KEPT: Final = 10_000
+_ROOM_MIN_BYTES: Final = 32 << 20
 _STEP_MIN_BYTES: Final = 32 << 20
 
 
@@ -40,7 +42,7 @@ class StagingRoom:
         left = self._left.get(key, 0)
         if left < size_bytes:
             staged = await self._count(user_id, account_id)
-            room = staged.quota_bytes - staged.bytes
+            room = max(staged.quota_bytes, _ROOM_MIN_BYTES) - staged.bytes
             if size_bytes > room:
                 raise QuotaExceeded(used=staged.bytes, quota=staged.quota_bytes)
             left = max(size_bytes, min(room, max(_STEP_MIN_BYTES, room // 16)))

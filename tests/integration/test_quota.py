@@ -149,7 +149,7 @@ def test_a_stream_of_untold_length_that_does_not_fit_leaves_nothing(full: User) 
 
 
 def test_what_is_sent_by_hash_and_never_committed_is_bounded(new_user: NewUser) -> None:
-    blocks = [random.Random(number).randbytes(BLOCK_BYTES) for number in range(10)]
+    blocks = [random.Random(number).randbytes(BLOCK_BYTES) for number in range(20)]
     user = new_user(quota=2 * BLOCK_BYTES)
 
     def send(plain: bytes) -> int:
@@ -158,7 +158,7 @@ def test_what_is_sent_by_hash_and_never_committed_is_bounded(new_user: NewUser) 
     codes = [send(plain) for plain in blocks]
     assert set(codes) == {201, 507}
     taken = [plain for plain, code in zip(blocks, codes, strict=True) if code == 201]
-    assert len(taken) <= 2 * 2  # each of the two workers looks by and by how much there is
+    assert len(taken) <= 2 * 8  # 32 MiB; each of the two workers looks by and by how much there is
     for number, plain in enumerate(taken):  # what versions have taken makes room
         [result] = user.commit(entry("/x", plain, base_version=number))
         assert result["error"] is None

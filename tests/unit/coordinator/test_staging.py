@@ -43,6 +43,15 @@ def test_a_sender_may_have_as_much_uncommitted_as_the_account_may_hold() -> None
     books.send(room, ANNA, 4 * MIB)
 
 
+def test_a_small_account_may_send_what_only_its_commit_refuses() -> None:
+    books = Books(1 * MIB)
+    room = StagingRoom(books.count)
+    for _ in range(4):
+        books.send(room, ANNA, 8 * MIB)
+    with pytest.raises(QuotaExceeded):
+        books.send(room, ANNA, 1)
+
+
 def test_the_database_is_asked_now_and_then_and_not_for_each_block() -> None:
     books = Books(1 << 40)
     room = StagingRoom(books.count)
