@@ -220,11 +220,12 @@ class CreateHandler(TusHandler):
         if self._upload is None or self._told:
             await super().end()
             return
+        upload, self._upload = self._upload, None
         try:
             self._keep = False
             await super().end()
         finally:
-            self.publish([await self.services.db.run(uploads.cancel, self.session, self._upload.id)])
+            self.publish([await self.services.db.run(uploads.cancel, self.session, upload.id)])
 
     @operation("What this service supports of tus", status=204)
     def options(self, **_path: str) -> None:

@@ -96,7 +96,11 @@ class UploadHandler(CreateHandler):
         if not self._simple:
             await super().post()
         elif self._stream is not None:
-            await self._commit_stream(self._stream)
+            try:
+                await self._commit_stream(self._stream)
+            except ApiError:
+                await super().end()  # before the answer: whoever is refused may use the space at once
+                raise
         else:
             await self._commit_small()
 
