@@ -36,7 +36,7 @@ def test_what_comes_back_in_the_service_while_it_goes_from_the_disk_stays(rig: R
         rig.feed.want()
         rig.feed.step()
 
-    rig.fs.trash = then_it_is_back  # type: ignore[method-assign]
+    rig.fs.trash = then_it_is_back  # type: ignore[method-assign]  # for this rig only
     rig.settle()
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} == {"x"}
@@ -86,7 +86,7 @@ def test_a_folder_in_which_a_scan_finds_something_while_it_is_to_go_is_new(rig: 
                 rig.store.put_local(replace(folder, id=rig.store.new_local_id(), parent_id=folder.id, name="new"))
         return list_folder(path)
 
-    rig.fs.list_folder = list_when_it_is_to_go  # type: ignore[method-assign]
+    rig.fs.list_folder = list_when_it_is_to_go  # type: ignore[method-assign]  # for this rig only
     rig.run()
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} >= {"folder/new"}

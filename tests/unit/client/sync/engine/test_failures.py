@@ -67,6 +67,6 @@ def test_a_file_that_is_written_whenever_it_is_sent_is_told_as_being_written(rig
         State.BLOCKED,
         "log is being written by a program; it is brought up to date when that has ended.",
     )
-    rig.fs.open = read  # type: ignore[method-assign]
+    rig.fs.open = read  # type: ignore[method-assign]  # for this rig only
     rig.run()
     assert {path.strip("/") for path in rig.remote()} == {"log"}

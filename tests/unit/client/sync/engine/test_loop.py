@@ -151,7 +151,7 @@ def test_a_file_that_is_always_being_written_is_told_and_keeps_nothing_else_from
     assert rig.engine.needs_a_person()
     assert rig.engine.status().reason == "log: a program keeps writing to it; it is synced when that has ended."
     assert {path.strip("/") for path in rig.remote()} == {"other"}
-    rig.fs.open = read  # type: ignore[method-assign]
+    rig.fs.open = read  # type: ignore[method-assign]  # for this rig only
     rig.settle()
     assert {path.strip("/") for path in rig.remote()} == {"other", "log"}
 

@@ -46,7 +46,7 @@ def test_a_feed_that_is_older_than_a_lost_answer_does_not_say_that_nothing_was_s
         rig.feed._asking, rig.feed._wanted = True, False
         rig.feed.started += 1
         submit(lambda: older, rig.feed._fetched)
-        rig.workers.submit = keep_fetches  # type: ignore[method-assign]
+        rig.workers.submit = keep_fetches  # type: ignore[method-assign]  # for this rig only
         raise Unreachable(url="u", reason="the connection broke")
 
     rig.api.after["commit"] = lose
@@ -55,7 +55,7 @@ def test_a_feed_that_is_older_than_a_lost_answer_does_not_say_that_nothing_was_s
     rig.local.want([DirtyFolder(())])
     for _ in range(30):
         rig.engine.step(rig.clock.at + 1.0)
-    rig.workers.submit = submit  # type: ignore[method-assign]
+    rig.workers.submit = submit  # type: ignore[method-assign]  # for this rig only
     for job, done in late:
         submit(job, done)
     rig.settle()
