@@ -33,9 +33,6 @@ _FIRST_HEDGE_S: Final = 0.2
 _HEDGE_MIN_S: Final = 0.02
 _HEDGE_MAX_S: Final = 1.0
 
-# A node that another coordinator suspects is still tried by one that it answers.
-_WRITABLE: Final = frozenset({NodeState.UP, NodeState.SUSPECT})
-
 _log = logging.getLogger(__name__)
 
 
