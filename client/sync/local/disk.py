@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from client.fs.base import FileSystem, Path
-from client.sync.local.findings import Changes, DirtyFolder, LocalTree, ReadTask, is_kept
+from client.sync.local.findings import Changes, DirtyFolder, LocalTree, ReadTask
 from client.sync.local.reading import ContentRead, Unreadable, Unsettled, read_content
 from client.sync.local.scan import Scanner
 from client.sync.local.selection import Selection
@@ -122,7 +122,7 @@ class Disk:
 
     def end_keeping(self, folder_id: LocalId | None) -> None:
         """There is something to sync in this folder again, so in those above it as well."""
-        while folder_id is not None and (folder := self.store.local(folder_id)) and is_kept(folder.problem):
+        while folder_id is not None and (folder := self.store.local(folder_id)) and folder.is_kept:
             self.store.put_local(replace(folder, problem=None))
             self.store.told.set_problem(shown(self.store.local_path(folder_id) or ()), None, SOURCE)
             folder_id = folder.parent_id
@@ -261,7 +261,7 @@ class Disk:
                 self.want([DirtyFolder((), recursive=True)])
             else:
                 store.put_local(node)
-                if not is_kept(node.problem):
+                if not node.is_kept:
                     self.end_keeping(node.parent_id)
         for node_id in changes.ignored:
             store.ignore_local(node_id)

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple, Protocol
 from client.fs.base import Path
 from client.sync.tree import LocalId, LocalNode
 
-KEPT: Final = "it was deleted in the service and is kept here because of files that are not synced"
 UNREAD: Final = "it has not been read yet"  # the `problem` of a new file until its first hash is stored
 
 
@@ -66,11 +65,6 @@ class Changes:
     listed: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     to_read: list[ReadTask] = field(default_factory=list)
-
-
-def is_kept(problem: str | None) -> bool:
-    """Whether a folder is here only for what is not synced: until something in it is to be synced."""
-    return problem is not None and problem.startswith(KEPT)
 
 
 def reason_of(error: OSError) -> str:

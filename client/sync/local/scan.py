@@ -24,7 +24,6 @@ from client.sync.local.findings import (
     DirtyFolder,
     LocalTree,
     Problem,
-    is_kept,
     reason_of,
 )
 from client.sync.local.identity import Folder, Found, Whereabouts
@@ -312,7 +311,7 @@ class _Run:
         for depth, name in enumerate(path, 1):
             named = self._tree.local_named(folder.id, name_key(name))
             node = next((each for each in named if each.name == name and each.kind is Kind.FOLDER), None)
-            if node is None or (node.problem is not None and not is_kept(node.problem)):
+            if node is None or (node.problem is not None and not node.is_kept):
                 break
             if (folder.id, name) in self._busy or self._where.is_away(node):
                 return None

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from client.fs.base import FileKind, Stat
-from client.sync.local.findings import KEPT, UNREAD, Changes, Problem, ReadTask, is_kept
+from client.sync.local.findings import UNREAD, Changes, Problem, ReadTask
 from client.sync.local.identity import Folder, Found
 from client.sync.local.ignore import platform_warning
-from client.sync.tree import LocalId, LocalNode
+from client.sync.tree import KEPT, LocalId, LocalNode
 from coordinator.protocol.types import Kind
 
 
@@ -42,7 +42,7 @@ class Step:
                 self.changes.upserts.append(replace(node, problem=clash))
         elif node.kind is Kind.FOLDER:
             is_same = (node.stamp.inode, node.stamp.device) == (stat.inode, stat.device)
-            if is_same and is_kept(node.problem):
+            if is_same and node.is_kept:
                 self.changes.problems.append(Problem((*self.folder.path, node.name), node.problem or KEPT))
             elif not is_same or node.problem is not None:
                 is_same = False

@@ -16,11 +16,11 @@ from client.fs.base import Path, Stat
 from client.fs.fake import FakeDisk, FakeFileSystem
 from client.sync.local import disk
 from client.sync.local.disk import Disk
-from client.sync.local.findings import KEPT, UNREAD, Changes, DirtyFolder
+from client.sync.local.findings import UNREAD, Changes, DirtyFolder
 from client.sync.local.selection import Selection
 from client.sync.store.reader import Reader
 from client.sync.store.store import Store
-from client.sync.tree import RemoteId, Stamp
+from client.sync.tree import KEPT, RemoteId, Stamp
 from client.sync.workers import Result, run
 
 
